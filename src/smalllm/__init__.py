@@ -1,0 +1,33 @@
+"""smalllm trains a small GPT from scratch on the machine you have, in the time you have, and shows that it is right.
+
+Each command of the command line is a function here: `smalllm.prepare(smalllm.load_recipe("stories"))`. They are
+imported when first used, so that `import smalllm` is quick.
+"""
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "evaluate",
+    "generate",
+    "load_recipe",
+    "load_run",
+    "override",
+    "prepare",
+    "quickstart",
+    "recipe_names",
+    "report",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'smalllm' has no attribute {name!r}")
+    return getattr(importlib.import_module("smalllm.api"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

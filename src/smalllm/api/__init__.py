@@ -1,0 +1,23 @@
+"""The verbs of smalllm as functions: what the command line calls and `import smalllm` offers."""
+
+from smalllm.api.data import prepare
+from smalllm.api.quickstart import quickstart
+from smalllm.api.runs import train
+from smalllm.api.scores import evaluate
+from smalllm.api.text import generate
+from smalllm.recipes import load_recipe, override, recipe_names
+from smalllm.reporting import write_report as report
+from smalllm.run import load_run
+
+__all__ = [
+    "evaluate",
+    "generate",
+    "load_recipe",
+    "load_run",
+    "override",
+    "prepare",
+    "quickstart",
+    "recipe_names",
+    "report",
+    "train",
+]

@@ -1,0 +1,4 @@
+"""quickstart placeholder"""
+
+
+def quickstart(): ...

@@ -1,0 +1,81 @@
+"""What a resumed run keeps, what it may change, and what must not have changed under it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from smalllm.checkpoint import Checkpoint
+from smalllm.config import RunConfig, as_dict
+from smalllm.data.manifest import Manifest
+from smalllm.errors import CheckpointError, ConfigError
+from smalllm.problems import check
+from smalllm.protocols import Tokenizer
+from smalllm.recipes import load_recipe, override
+from smalllm.rundir import RunDir
+
+# The rest decides the weights or the order of the data, and stays as stored.
+_MAY_CHANGE = {
+    "train.max_steps", "train.max_tokens", "train.max_epochs", "train.max_minutes", "train.save_every",
+    "train.save_every_s", "train.keep_checkpoints", "train.log_every", "train.patience", "train.device",
+    "train.threads", "train.compile", "optim.lr", "optim.muon_lr", "optim.min_lr_ratio", "optim.schedule",
+    "optim.warmup_steps", "optim.warmup_fraction", "optim.decay_fraction", "eval.every", "eval.tokens",
+    "eval.sample_every", "eval.sample_prompts", "eval.final_tokens", "data.path",
+}  # fmt: skip
+_LENGTHS = ("train.max_steps", "train.max_tokens", "train.max_epochs", "train.max_minutes")
+
+
+def opened_config(run: RunDir, config: RunConfig, changes: Mapping[str, Any]) -> tuple[RunConfig, bool]:
+    """The configuration of a run that starts or goes on, and whether it was stored before.
+
+    Args:
+        run: the run directory.
+        config: what the user asked for, used where nothing is stored.
+        changes: the dotted fields the user gave; applied to what is stored.
+
+    Raises:
+        ConfigError: problems, or changes that would make it another run.
+    """
+    if not run.config.exists():
+        return check(config), False
+    stored = load_recipe(str(run.config))
+    wrong = []
+    if config.recipe not in (stored.recipe, "config"):
+        wrong.append(f'{run.path}: holds a run of recipe "{stored.recipe}", not "{config.recipe}"')
+    kept = as_dict(stored)
+    for name, value in changes.items():
+        section, key = name.split(".")
+        found = kept.get(section, {}).get(key)
+        asked = list(value) if isinstance(value, tuple) else value
+        if name not in _MAY_CHANGE and found != asked:
+            wrong.append(f"{name} = {asked!r}: {run.path} was started with {found!r}, and a resume cannot change it")
+    if wrong:
+        raise ConfigError([*wrong, "choose another --out to start a new run"])
+    applied = {name: value for name, value in changes.items() if name in _MAY_CHANGE}
+    if any(name in _LENGTHS for name in applied):  # a new length replaces the old one
+        applied = {**dict.fromkeys(_LENGTHS), **applied}
+    return check(override(stored, applied)), True
+
+
+def facts_of(manifest: Manifest, tokenizer: Tokenizer) -> dict[str, Any]:
+    """What a checkpoint remembers of its data: enough to refuse others."""
+    train = manifest.splits["train"]
+    return {
+        "tokenizer": tokenizer.fingerprint,
+        "vocab_size": tokenizer.vocab_size,
+        "train_shards": [f.sha256 for f in train.files],
+        "train_tokens": train.tokens,
+    }
+
+
+def check_facts(run: RunDir, checkpoint: Checkpoint, facts: Mapping[str, Any]) -> None:
+    """Refuse to go on with other data than the run was started with.
+
+    Raises:
+        CheckpointError: a fingerprint differs; the message names both.
+    """
+    for key, now in facts.items():
+        then = checkpoint.facts.get(key)
+        if then != now:
+            raise CheckpointError(
+                f"{run.path}: was trained with {key} {then}, but the data directory now has {now}; "
+                "point --data.path to the data it was started with, or start a new run with another --out"
+            )

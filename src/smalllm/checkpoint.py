@@ -1,0 +1,301 @@
+"""Checkpoints: all that an exact resume needs, written so that a crash at any instant loses none.
+
+    step-00001000/model.safetensors       parameters, a tied matrix once
+    step-00001000/optimizer.safetensors   optimizer state, "parameter/state" -> tensor
+    step-00001000/state.json              `TrainState` and the fingerprints of tokenizer and data
+    step-00001000/manifest.json           size and sha256 of the other three; written last
+    latest, best                          the name of a checkpoint
+
+Written to a temporary directory, synced, renamed, and only then named in `latest`. A checkpoint that does not match
+its manifest is set aside as `damaged-…` and the next older one is used. Never pickle.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from smalllm.errors import CheckpointError
+from smalllm.rundir import RunDir, write_text
+
+FORMAT, VERSION = "smalllm-checkpoint", 1
+_FILES = ("model.safetensors", "optimizer.safetensors", "state.json")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainState:
+    """Where a run stands, besides weights and optimizer state."""
+
+    step: int = 0
+    """Updates applied."""
+    cursor: int = 0
+    """Windows consumed; decides every batch to come."""
+    tokens: int = 0
+    """Tokens trained on."""
+    elapsed_s: float = 0.0
+    """Seconds of training so far, over all sittings."""
+    train_time_s: float = 0.0
+    """Of these, seconds spent in updates."""
+    loss_ema: float | None = None
+    """Running mean of the loss, alpha 0.01 [nats/token]."""
+    best_loss: float | None = None
+    """Best validation loss so far [nats/token]."""
+    best_step: int = 0
+    """Where it was reached."""
+    n_worse: int = 0
+    """Evaluations since then."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A verified checkpoint, in memory."""
+
+    path: Path
+    state: TrainState
+    model: dict[str, Tensor]
+    optimizer: dict[str, Tensor]
+    facts: dict[str, Any]
+
+
+def save_checkpoint(
+    run: RunDir,
+    state: TrainState,
+    *,
+    model: Mapping[str, Tensor],
+    optimizer: Mapping[str, Tensor],
+    facts: Mapping[str, Any],
+) -> Path:
+    """Write a checkpoint and make it the latest.
+
+    Args:
+        run: the run directory; `checkpoints/` is made if absent.
+        state: step and counters; `state.step` names the checkpoint.
+        model: parameters by name.
+        optimizer: `optim.optimizers.optimizer_tensors`.
+        facts: what else to keep, JSON values (fingerprints of tokenizer and data).
+
+    Raises:
+        CheckpointError: it could not be written (disk full, no permission); older checkpoints are untouched.
+    """
+    run.checkpoints.mkdir(parents=True, exist_ok=True)
+    name = f"step-{state.step:08d}"
+    temporary = Path(tempfile.mkdtemp(dir=run.checkpoints, prefix=".writing-"))
+    try:
+        _write_files(temporary, state, model=model, optimizer=optimizer, facts=facts)
+        target = run.checkpoints / name
+        if target.exists():  # left by a run that was killed between here and naming it in `latest`
+            shutil.rmtree(target)
+        os.chmod(temporary, 0o755)
+        os.replace(temporary, target)
+        _sync_directory(run.checkpoints)
+        write_text(run.checkpoints / "latest", name + "\n")
+        _sync_directory(run.checkpoints)
+    except (OSError, safetensors.SafetensorError) as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise CheckpointError(
+            f"{run.checkpoints / name}: could not be written ({error}); earlier checkpoints are untouched; "
+            "free some space or mend the disk"
+        ) from error
+    return target
+
+
+def mark_best(run: RunDir, step: int) -> None:
+    """Name the checkpoint of `step` as the best one."""
+    write_text(run.checkpoints / "best", f"step-{step:08d}\n")
+
+
+def prune_checkpoints(run: RunDir, *, keep: int) -> None:
+    """Delete all but the newest `keep` checkpoints and the best, and what a crash left half-written."""
+    best = _named(run, "best")
+    for path in checkpoint_paths(run)[keep:]:
+        if path.name != best:
+            shutil.rmtree(path, ignore_errors=True)
+    for path in run.checkpoints.glob(".writing-*"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def checkpoint_paths(run: RunDir) -> list[Path]:
+    """The complete checkpoints, newest first, unverified."""
+    found = [p for p in run.checkpoints.glob("step-*") if (p / "manifest.json").exists()]
+    return sorted(found, key=lambda p: p.name, reverse=True)
+
+
+def load_latest(run: RunDir, *, notice: Callable[[str], None]) -> Checkpoint | None:
+    """The newest checkpoint that can be trusted; None when there are none at all.
+
+    Args:
+        run: the run directory.
+        notice: told about every damaged checkpoint, which is renamed to `damaged-…`.
+
+    Raises:
+        CheckpointError: there are checkpoints, and every one is damaged.
+    """
+    paths = checkpoint_paths(run)
+    damaged: list[str] = []
+    for path in paths:
+        try:
+            return load_checkpoint(path)
+        except CheckpointError as error:
+            damaged.append(str(error))
+            aside = path.with_name(f"damaged-{path.name}")
+            shutil.rmtree(aside, ignore_errors=True)
+            os.replace(path, aside)
+            notice(f"{error}; set aside as {aside.name}, looking for an older one")
+    if damaged:
+        raise CheckpointError(f"{run.checkpoints}: no checkpoint can be used:\n" + "\n".join(damaged))
+    return None
+
+
+def find_checkpoint(path: Path) -> Path:
+    """The checkpoint that RUN means: `path` itself, or a run directory's best, else its latest.
+
+    Raises:
+        CheckpointError: nothing of the kind is there.
+    """
+    if (path / "state.json").exists():
+        return path
+    run = RunDir(path)
+    for pointer in ("best", "latest"):
+        name = _named(run, pointer)
+        if name and (run.checkpoints / name / "manifest.json").exists():
+            return run.checkpoints / name
+    found = checkpoint_paths(run)
+    if found:
+        return found[0]
+    what = "a run without a checkpoint yet" if run.config.exists() else "neither a run directory nor a checkpoint"
+    raise CheckpointError(f"{path}: {what}; give the directory that `smalllm train` wrote with --out")
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read one checkpoint and verify every byte of it against its manifest.
+
+    Raises:
+        CheckpointError: a file is missing, truncated or altered, or was written by a newer smalllm.
+    """
+    manifest = _read_manifest(path)
+    for name in _FILES:
+        _verify(path / name, manifest["files"].get(name))
+    try:
+        kept = json.loads((path / "state.json").read_text(encoding="utf-8"))
+        known = {f.name for f in fields(TrainState)}
+        state = TrainState(**{k: v for k, v in kept["state"].items() if k in known})
+        model = safetensors.torch.load_file(path / "model.safetensors")
+        optimizer = safetensors.torch.load_file(path / "optimizer.safetensors")
+    except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
+        raise CheckpointError(f"{path}: cannot be read ({error})") from error
+    return Checkpoint(path=path, state=state, model=model, optimizer=optimizer, facts=kept["facts"])
+
+
+def copy_parameters(model: torch.nn.Module, tensors: Mapping[str, Tensor], *, where: str) -> None:
+    """Copy loaded tensors into a model's own parameters (mapped files are unaligned, which can change kernels).
+
+    Raises:
+        CheckpointError: names or shapes differ.
+    """
+    parameters = dict(model.named_parameters())
+    missing, extra = sorted(parameters.keys() - tensors.keys()), sorted(tensors.keys() - parameters.keys())
+    if missing or extra:
+        raise CheckpointError(
+            f"{where}: does not hold this model: missing {missing or 'nothing'}, unknown {extra or 'nothing'}"
+        )
+    for name, parameter in parameters.items():
+        if parameter.shape != tensors[name].shape:
+            raise CheckpointError(
+                f"{where}: {name} has shape {tuple(tensors[name].shape)}, the model wants {tuple(parameter.shape)}"
+            )
+        with torch.no_grad():
+            parameter.copy_(tensors[name])
+
+
+def rounded(state: TrainState) -> TrainState:
+    """The state with its clocks rounded to milliseconds, for a readable file."""
+    return replace(state, elapsed_s=round(state.elapsed_s, 3), train_time_s=round(state.train_time_s, 3))
+
+
+def _write_files(
+    directory: Path,
+    state: TrainState,
+    *,
+    model: Mapping[str, Tensor],
+    optimizer: Mapping[str, Tensor],
+    facts: Mapping[str, Any],
+) -> None:
+    safetensors.torch.save_file(_portable(model), directory / "model.safetensors", metadata={"format": "pt"})
+    safetensors.torch.save_file(_portable(optimizer), directory / "optimizer.safetensors")
+    kept = {"state": asdict(rounded(state)), "facts": dict(facts)}
+    (directory / "state.json").write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
+    manifest = {
+        "format": FORMAT,
+        "version": VERSION,
+        "files": {
+            name: {"bytes": (directory / name).stat().st_size, "sha256": _sha256(directory / name)} for name in _FILES
+        },
+    }
+    for name in _FILES:
+        _sync_file(directory / name)
+    (directory / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+    _sync_file(directory / "manifest.json")
+    _sync_directory(directory)
+
+
+def _portable(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    try:
+        manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
+        version, files = manifest["version"], manifest["files"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path / 'manifest.json'}: missing or damaged ({error})") from error
+    if manifest.get("format") != FORMAT or version > VERSION or not isinstance(files, dict):
+        raise CheckpointError(
+            f"{path}: format {manifest.get('format')!r} version {version}, "
+            f"this smalllm reads {FORMAT!r} up to version {VERSION}"
+        )
+    return dict(manifest)
+
+
+def _verify(path: Path, expected: Any) -> None:
+    if not isinstance(expected, dict) or not path.exists():
+        raise CheckpointError(f"{path}: missing")
+    found_bytes = path.stat().st_size
+    if found_bytes != expected.get("bytes"):
+        raise CheckpointError(f"{path}: has {found_bytes} bytes, its manifest says {expected.get('bytes')}")
+    if _sha256(path) != expected.get("sha256"):
+        raise CheckpointError(f"{path}: its sha256 is not the manifest's; the file was altered or the disk is failing")
+
+
+def _named(run: RunDir, pointer: str) -> str | None:
+    with contextlib.suppress(OSError):
+        return (run.checkpoints / pointer).read_text(encoding="utf-8").strip()
+    return None
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync_file(path: Path) -> None:
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+
+
+def _sync_directory(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

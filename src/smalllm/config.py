@@ -1,0 +1,226 @@
+"""What a run is, as frozen dataclasses: every field, its unit, its default, and what makes a value wrong.
+
+Facts only: recipes are read in `smalllm.recipes`, absent values become numbers in `smalllm.resolve`.
+`None` means "not given": it is derived when the run starts, and the result is stored with the run.
+"""
+
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any, Literal
+
+Position = Literal["rope", "learned"]
+Norm = Literal["layernorm", "rmsnorm"]
+Mlp = Literal["gelu", "swiglu"]
+Init = Literal["gpt2", "zero"]
+Source = Literal["stories", "python", "files", "url", "hub"]
+TokenizerKind = Literal["gpt2", "sentencepiece", "huggingface", "bytes"]
+OptimizerKind = Literal["adamw", "muon"]
+Schedule = Literal["cosine", "linear", "hold", "constant"]
+Precision = Literal["auto", "fp32", "tf32", "bf16"]
+DeviceChoice = Literal["auto", "cpu", "cuda", "mps"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelConfig:
+    """The shape of the transformer."""
+
+    n_layers: int = 6
+    """Transformer blocks."""
+    n_heads: int = 6
+    """Query heads."""
+    n_kv_heads: int | None = None
+    """Key/value heads; absent: as many as query heads. Must divide n_heads."""
+    d_model: int = 384
+    """Width of the residual stream. Must be a multiple of n_heads."""
+    d_ff: int | None = None
+    """Inner width of the MLP; absent: 4 d_model (gelu), or 8/3 d_model rounded up to 64 (swiglu)."""
+    context_length: int = 256
+    """Most positions the model accepts [tokens]."""
+    position: Position = "rope"
+    """How a token knows its place: rotated queries and keys, or a learned vector per position."""
+    norm: Norm = "layernorm"
+    """Normalisation before each attention and MLP, and at the end."""
+    mlp: Mlp = "gelu"
+    """gelu (tanh form) with two matrices, or swiglu with three."""
+    qk_norm: bool = False
+    """RMS-normalise each head's queries and keys before they are rotated."""
+    bias: bool = False
+    """Add biases to linear layers and LayerNorm."""
+    tie_embeddings: bool = True
+    """Use the token embedding as the output matrix too."""
+    dropout: float = 0.0
+    """Share of activations dropped in training, in embedding, attention and MLP [0 to 1)."""
+    rope_theta: float = 10_000.0
+    """Base of the rotary frequencies."""
+    init: Init = "gpt2"
+    """gpt2: N(0, 0.02), residual projections scaled by 1/sqrt(2 n_layers). zero: fan-in scaled normal
+    weights, residual projections and an untied head at zero."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataConfig:
+    """Where the text comes from and where its tokens go."""
+
+    path: str | None = None
+    """Data directory, written by `prepare` and read by `train`; absent: data/RECIPE."""
+    source: Source = "files"
+    """stories: built-in grammar; python: your Python's standard library; files: your own; url: one download;
+    hub: a Hugging Face data set."""
+    files: tuple[str, ...] = ()
+    """Text files, folders or globs (.txt .jsonl .parquet); given, they replace the recipe's source."""
+    val_files: tuple[str, ...] = ()
+    """Files held out for validation; absent: val_fraction of the documents."""
+    separator: str | None = None
+    """What stands between documents in a text file; absent: a file is one document."""
+    text_column: str = "text"
+    """Name of the text in .jsonl and .parquet files."""
+    val_fraction: float = 0.01
+    """Share of the documents held out, chosen by a hash of their text [0 to 1)."""
+    stories: int = 100_000
+    """How many stories the stories source tells, validation included [documents]."""
+    url: str | None = None
+    """Address of one text file, for source = "url"."""
+    sha256: str | None = None
+    """Expected hash of the downloaded file [64 hex digits]."""
+    hub_name: str | None = None
+    """Data set on the Hugging Face Hub, for source = "hub"."""
+    hub_config: str | None = None
+    """Configuration of that data set: a language, a date, a sample."""
+    val_split: str | None = None
+    """The data set's own split for validation."""
+    shards: int | None = None
+    """How many of the data set's files to use; absent: all."""
+    shard_tokens: int = 100_000_000
+    """Most tokens in one shard file."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TokenizerConfig:
+    """How text becomes token ids."""
+
+    kind: TokenizerKind = "gpt2"
+    """gpt2, sentencepiece and huggingface (both trained on the corpus unless path is given), or bytes."""
+    vocab_size: int | None = None
+    """Ids to train; gpt2 has 50,257 and bytes 257."""
+    path: str | None = None
+    """Folder or file of an existing tokenizer."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OptimConfig:
+    """How gradients become updates."""
+
+    kind: OptimizerKind = "adamw"
+    """adamw for everything, or muon for the hidden matrices and adamw for the rest."""
+    lr: float = 3e-4
+    """Peak learning rate of AdamW."""
+    muon_lr: float = 0.02
+    """Peak learning rate of Muon."""
+    min_lr_ratio: float = 0.1
+    """Rate of the last update as a share of the peak."""
+    schedule: Schedule = "cosine"
+    """After warmup: cosine or linear to min_lr_ratio, hold (flat, then linear over decay_fraction), constant."""
+    warmup_steps: int | None = None
+    """Updates of linear warmup; absent: warmup_fraction of the run."""
+    warmup_fraction: float = 0.0
+    """Warmup as a share of the run, where warmup_steps is absent."""
+    decay_fraction: float = 0.2
+    """Share of the run that schedule = "hold" spends on its final decay."""
+    weight_decay: float = 0.1
+    """Decoupled weight decay of matrices."""
+    decay_embeddings: bool = True
+    """Decay the token and position embeddings too."""
+    beta1: float = 0.9
+    """AdamW's decay of the gradient's mean."""
+    beta2: float = 0.95
+    """AdamW's decay of the squared gradient's mean."""
+    eps: float = 1e-8
+    """AdamW's denominator offset."""
+    clip_norm: float = 1.0
+    """Largest norm of the whole gradient; 0: no clipping."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainConfig:
+    """How long, how much at a time, on what."""
+
+    max_steps: int | None = None
+    """Updates in the run; one of the four max_ fields is enough, the smallest wins."""
+    max_tokens: int | None = None
+    """Tokens in the run."""
+    max_epochs: float | None = None
+    """Passes over the training data."""
+    max_minutes: float | None = None
+    """Wall-clock minutes, turned into steps by timing a few before the run."""
+    tokens_per_step: int = 16_384
+    """Tokens per update; a multiple of context_length x micro_batch_size."""
+    micro_batch_size: int | None = None
+    """Sequences per forward pass; absent: chosen for the device. It does not change what is learned."""
+    precision: Precision = "auto"
+    """Arithmetic of the matrix products; auto: bf16 where the processor has it, else fp32."""
+    compile: bool | Literal["auto"] = "auto"
+    """torch.compile; auto: when a compiler is there and the run is long enough to repay it."""
+    device: DeviceChoice = "auto"
+    """auto: cuda, else mps, else cpu."""
+    threads: int | None = None
+    """CPU threads; absent: one per physical core."""
+    seed: int = 1337
+    """Decides initial weights, window order and dropout."""
+    save_every: int = 1_000
+    """Steps between checkpoints; 0: only the last."""
+    save_every_s: float = 600.0
+    """Seconds between checkpoints, whichever comes first; 0: off."""
+    keep_checkpoints: int = 2
+    """Newest checkpoints kept, besides the best."""
+    log_every: int = 10
+    """Steps between rows of metrics.jsonl."""
+    patience: int = 0
+    """Evaluations without a better validation loss before the run stops; 0: never."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EvalConfig:
+    """What is measured and shown while training."""
+
+    every: int = 250
+    """Steps between evaluations; 0: only at the end."""
+    tokens: int = 65_536
+    """Validation tokens scored each time, the same ones every time."""
+    final_tokens: int = 1_048_576
+    """Validation tokens scored at the end of the run; 0: the whole split."""
+    sample_every: int = 0
+    """Steps between samples; 0: only at the end."""
+    sample_prompts: tuple[str, ...] = ("",)
+    """Prompts continued at each sampling; an empty one starts a new document."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunConfig:
+    """Everything that decides a run."""
+
+    recipe: str = "custom"
+    """Name of the recipe it started from."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+
+
+def field_names(config_type: type) -> tuple[str, ...]:
+    """The field names of a configuration dataclass, in order."""
+    return tuple(f.name for f in fields(config_type))
+
+
+def as_dict(config: Any) -> dict[str, Any]:
+    """A configuration as nested dictionaries for TOML and JSON: absent values left out, tuples as lists."""
+    out: dict[str, Any] = {}
+    for f in fields(config):
+        value = getattr(config, f.name)
+        if is_dataclass(value):
+            out[f.name] = as_dict(value)
+        elif isinstance(value, tuple):
+            out[f.name] = list(value)
+        elif value is not None:
+            out[f.name] = value
+    return out

@@ -1,0 +1,169 @@
+"""Reads shards: token ids in headerless little-endian files, mapped into memory and seen as one long
+sequence.
+
+Opening costs one `stat` and one `mmap` per file, whatever their size; pages are read when they are needed.
+What the files should be is in the manifest (`manifest.py`, whose names are offered here too). Writing is
+`prepare.py`.
+"""
+
+import hashlib
+from bisect import bisect_right
+from collections.abc import Sequence
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from smalllm.data.manifest import (
+    Floor,
+    Manifest,
+    ShardFile,
+    Split,
+    TokenizerFacts,
+    read_manifest,
+    write_manifest,
+)
+from smalllm.errors import DataError
+
+__all__ = [
+    "Floor",
+    "Manifest",
+    "ShardFile",
+    "Split",
+    "TokenStream",
+    "TokenizerFacts",
+    "check_sizes",
+    "open_split",
+    "read_manifest",
+    "verify_shards",
+    "write_manifest",
+]
+
+_ADVICE = "Copy it again from where it is whole, or delete the directory and prepare the data again."
+
+
+class TokenStream:
+    """Named arrays of token ids, read as one sequence of `n_tokens` positions.
+
+    The arrays may be mapped files of any integer type, of smalllm or of others. Nothing is read before it is
+    asked for, and every id that is read is checked to be in 0 … vocab_size - 1.
+    """
+
+    def __init__(self, parts: Sequence[tuple[str, NDArray[Any]]], *, vocab_size: int) -> None:
+        self.vocab_size = vocab_size
+        self._names = [name for name, _ in parts]
+        # Plain views: slicing a numpy.memmap costs several times as much as slicing the ndarray under it.
+        self._arrays = [array.view(np.ndarray) for _, array in parts]
+        self._starts: list[int] = [0, *accumulate(len(array) for array in self._arrays)]
+        self._dtype = np.result_type(*self._arrays).newbyteorder("=") if parts else np.dtype(np.uint16)
+
+    @property
+    def n_tokens(self) -> int:
+        """How many token ids there are in all parts."""
+        return self._starts[-1]
+
+    def read(self, start: int, stop: int) -> NDArray[Any]:
+        """A copy of the ids at positions start … stop - 1 [stop - start], in their stored integer type.
+
+        Raises:
+            IndexError: the range is not within 0 … n_tokens.
+            DataError: an id is not below vocab_size; the message names the file and the offset in it.
+        """
+        row: NDArray[Any] = self._rows(np.array([start]), stop - start, self._dtype)[0]
+        return row
+
+    def read_rows(self, starts: NDArray[np.int64], length: int) -> NDArray[np.int64]:
+        """`length` ids from each of `starts` [n]: rows [n, length] that may overlap and cross files.
+
+        Raises:
+            IndexError, DataError: as for `read`.
+        """
+        return self._rows(starts, length, np.dtype(np.int64))
+
+    def where(self, position: int) -> tuple[str, int]:
+        """The name of the file that holds `position`, and the offset in it [tokens]."""
+        part = bisect_right(self._starts, position) - 1
+        if not 0 <= part < len(self._names):
+            raise IndexError(f"position {position} is outside the {self.n_tokens} tokens there are")
+        return self._names[part], position - self._starts[part]
+
+    def _rows(self, starts: NDArray[np.int64], length: int, dtype: np.dtype[Any]) -> NDArray[Any]:
+        if len(starts) and (length < 0 or starts.min() < 0 or starts.max() + length > self.n_tokens):
+            raise IndexError(
+                f"{length} tokens from position {starts.min()} … {starts.max()}: not within {self.n_tokens}"
+            )
+        rows = np.empty((len(starts), length), dtype)
+        for row, start in zip(rows, starts.tolist(), strict=True):
+            self._copy(start, row)
+        # Seen as unsigned numbers, negative ids are too large as well: one comparison finds both.
+        unsigned = rows.view(f"u{dtype.itemsize}")
+        if rows.size and unsigned.max() >= self.vocab_size:
+            row_index, column = np.argwhere(unsigned >= self.vocab_size)[0].tolist()
+            name, offset = self.where(int(starts[row_index]) + column)
+            raise DataError(
+                f"{name}: token {offset} is {rows[row_index, column]}; expected ids below the "
+                f"tokenizer's vocab_size, {self.vocab_size}. The file is damaged, or another tokenizer made "
+                "it: prepare the data again."
+            )
+        return rows
+
+    def _copy(self, start: int, row: NDArray[Any]) -> None:
+        part = bisect_right(self._starts, start) - 1
+        done = 0
+        while done < len(row):
+            offset = start + done - self._starts[part]
+            chunk = self._arrays[part][offset : offset + len(row) - done]
+            row[done : done + len(chunk)] = chunk
+            done += len(chunk)
+            part += 1
+
+
+def open_split(directory: Path, manifest: Manifest, split: str) -> TokenStream:
+    """Map the files of one split, "train" or "val", after a look at their sizes.
+
+    Raises:
+        DataError: a file is missing or has another size than the manifest says.
+    """
+    dtype = np.dtype(manifest.dtype).newbyteorder("<")
+    files = manifest.splits[split].files
+    check_sizes(directory, files, dtype=manifest.dtype)
+    parts = [(file.name, np.memmap(directory / file.name, dtype, mode="r", shape=(file.tokens,))) for file in files]
+    return TokenStream(parts, vocab_size=manifest.tokenizer.vocab_size)
+
+
+def check_sizes(directory: Path, files: Sequence[ShardFile], *, dtype: str) -> None:
+    """Compare the size of every file with the tokens it should hold; reads none of them.
+
+    Raises:
+        DataError: a file is missing, too short or too long.
+    """
+    for file in files:
+        path = directory / file.name
+        expected_bytes = file.tokens * np.dtype(dtype).itemsize
+        found_bytes = path.stat().st_size if path.is_file() else None
+        if found_bytes != expected_bytes:
+            found = "is missing" if found_bytes is None else f"has {found_bytes:,} bytes"
+            raise DataError(
+                f"{path}: the file {found}; expected {expected_bytes:,} bytes ({file.tokens:,} tokens of "
+                f"{dtype}). {_ADVICE}"
+            )
+
+
+def verify_shards(directory: Path, manifest: Manifest) -> None:
+    """Hash every shard and compare with the manifest. Reads all of the data.
+
+    Raises:
+        DataError: a file is missing, or is not byte for byte what was written; the first such file is named.
+    """
+    for split in manifest.splits.values():
+        check_sizes(directory, split.files, dtype=manifest.dtype)
+        for file in split.files:
+            with (directory / file.name).open("rb") as stream:
+                found = hashlib.file_digest(stream, "sha256").hexdigest()
+            if found != file.sha256:
+                raise DataError(
+                    f"{directory / file.name}: the file was altered: its sha256 is {found}; "
+                    f"expected {file.sha256}. {_ADVICE}"
+                )

@@ -1,0 +1,1 @@
+"""How good a model is: loss and what follows from it, against the unigram model and the grammar's floor."""

@@ -1,0 +1,46 @@
+"""What is scored: windows of a split in order, or whole documents each from its own start."""
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import torch
+from jaxtyping import Int
+from numpy.typing import NDArray
+from torch import Tensor
+
+from smalllm.evaluation.loss import IGNORED
+
+_BATCH_TOKENS = 8_192
+
+Batch = tuple[Int[Tensor, "B T"], Int[Tensor, "B T"]]
+
+
+def window_batches(rows: Iterable[NDArray]) -> Iterator[Batch]:
+    """Inputs and shifted targets of blocks of windows [n, T + 1]."""
+    for block in rows:
+        tokens = torch.from_numpy(block)
+        yield tokens[:, :-1], tokens[:, 1:]
+
+
+def document_batches(documents: Sequence[NDArray], *, eos_id: int) -> Iterator[Batch]:
+    """Whole documents, each from its own start, padded to the longest of its batch.
+
+    A document's first token is predicted from `eos_id`, as at generation; padding is not scored.
+
+    Args:
+        documents: token ids, each ending with its `eos_id`.
+        eos_id: the end-of-document token.
+    """
+    ordered = sorted(documents, key=len, reverse=True)
+    start = 0
+    while start < len(ordered):
+        n_rows = max(1, _BATCH_TOKENS // len(ordered[start]))
+        batch = ordered[start : start + n_rows]
+        longest = len(batch[0])
+        inputs = torch.full((len(batch), longest), eos_id, dtype=torch.int64)
+        targets = torch.full((len(batch), longest), IGNORED, dtype=torch.int64)
+        for row, document in enumerate(batch):
+            ids = torch.as_tensor(document, dtype=torch.int64)
+            inputs[row, 1 : len(ids)] = ids[:-1]
+            targets[row, : len(ids)] = ids
+        yield inputs, targets
+        start += len(batch)

@@ -1,0 +1,1 @@
+"""Text from a model: which token comes next, and the loop that asks again."""

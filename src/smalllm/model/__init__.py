@@ -1,0 +1,1 @@
+"""The transformer: its forward pass, initial weights, counts and cache."""

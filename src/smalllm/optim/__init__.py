@@ -1,0 +1,1 @@
+"""From gradients to updates: which parameters go where, at what rate."""

@@ -1,0 +1,127 @@
+"""What is wrong with a configuration: every problem at once, each with field, value and what is allowed."""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from smalllm.config import DataConfig, ModelConfig, OptimConfig, RunConfig, TrainConfig
+from smalllm.errors import ConfigError
+
+_POSITIVE = "at least 1"
+_NOT_NEGATIVE = "0 or more"
+_SHARE = "0 or more and less than 1"
+
+# field -> (allowed in words, test). Absent values (None) are never wrong here.
+_RANGES: dict[str, tuple[str, Any]] = {
+    **dict.fromkeys(
+        [
+            "model.n_layers", "model.n_heads", "model.n_kv_heads", "model.d_model", "model.d_ff",
+            "model.context_length", "data.stories", "data.shards", "data.shard_tokens", "tokenizer.vocab_size",
+            "train.max_steps", "train.max_tokens", "train.tokens_per_step", "train.micro_batch_size",
+            "train.threads", "train.keep_checkpoints", "train.log_every", "eval.tokens",
+        ],
+        (_POSITIVE, lambda v: v >= 1),
+    ),
+    **dict.fromkeys(
+        [
+            "optim.lr", "optim.muon_lr", "optim.weight_decay", "optim.clip_norm", "optim.warmup_steps",
+            "train.save_every", "train.save_every_s", "train.patience", "train.seed",
+            "eval.every", "eval.sample_every", "eval.final_tokens",
+        ],
+        (_NOT_NEGATIVE, lambda v: v >= 0),
+    ),
+    **dict.fromkeys(
+        ["model.dropout", "data.val_fraction", "optim.beta1", "optim.beta2", "optim.warmup_fraction"],
+        (_SHARE, lambda v: 0 <= v < 1),
+    ),
+    **dict.fromkeys(["optim.min_lr_ratio", "optim.decay_fraction"], ("0 to 1", lambda v: 0 <= v <= 1)),
+    **dict.fromkeys(
+        ["model.rope_theta", "optim.eps", "train.max_epochs", "train.max_minutes"],
+        ("more than 0", lambda v: v > 0),
+    ),
+}  # fmt: skip
+
+
+def problems(config: RunConfig) -> list[str]:
+    """Every reason why this configuration cannot run; empty when there is none.
+
+    Args:
+        config: as written by the user; absent values are fine.
+
+    Returns:
+        One sentence per problem: field, value found, what is allowed.
+    """
+    return [
+        *_out_of_range(config),
+        *_model_problems(config.model),
+        *_data_problems(config.data),
+        *_optim_problems(config.optim),
+        *_batch_problems(config.train, config.model),
+    ]
+
+
+def check(config: RunConfig) -> RunConfig:
+    """Return `config` unchanged, or raise.
+
+    Raises:
+        ConfigError: with all of `problems(config)`.
+    """
+    found = problems(config)
+    if found:
+        raise ConfigError(found)
+    return config
+
+
+def _out_of_range(config: RunConfig) -> Iterator[str]:
+    for name, (allowed, is_right) in _RANGES.items():
+        section, key = name.split(".")
+        value = getattr(getattr(config, section), key)
+        if value is not None and not (math.isfinite(value) and is_right(value)):
+            yield f"{name} = {value}: must be {allowed}"
+
+
+def _model_problems(model: ModelConfig) -> Iterator[str]:
+    heads = model.n_heads
+    if heads >= 1 and model.d_model % heads:
+        yield f"model.d_model = {model.d_model}: must be a multiple of model.n_heads = {heads}"
+    elif heads >= 1 and model.position == "rope" and (model.d_model // heads) % 2:
+        yield (
+            f"model.d_model = {model.d_model}: d_model / n_heads = {model.d_model // heads} must be even "
+            'for position = "rope", which rotates pairs'
+        )
+    if model.n_kv_heads and heads % model.n_kv_heads:
+        yield f"model.n_kv_heads = {model.n_kv_heads}: must divide model.n_heads = {heads}"
+
+
+def _data_problems(data: DataConfig) -> Iterator[str]:
+    if data.source == "url" and not data.url and not data.files:
+        yield 'data.url is absent: source = "url" needs it'
+    if data.source == "hub" and not data.hub_name and not data.files:
+        yield 'data.hub_name is absent: source = "hub" needs it'
+    if data.separator == "":
+        yield 'data.separator = "": must not be empty; leave it out to keep each file whole'
+    if data.sha256 is not None and (len(data.sha256) != 64 or set(data.sha256) - set("0123456789abcdef")):
+        yield f"data.sha256 = {data.sha256!r}: must be 64 lower-case hex digits"
+
+
+def _optim_problems(optim: OptimConfig) -> Iterator[str]:
+    if optim.warmup_steps is not None and optim.warmup_fraction:
+        yield (
+            f"optim.warmup_steps = {optim.warmup_steps} and optim.warmup_fraction = {optim.warmup_fraction}: "
+            "give one of them"
+        )
+
+
+def _batch_problems(train: TrainConfig, model: ModelConfig) -> Iterator[str]:
+    context = model.context_length
+    if context >= 1 and train.tokens_per_step >= 1 and train.tokens_per_step % context:
+        nearest = max(1, round(train.tokens_per_step / context)) * context
+        yield (
+            f"train.tokens_per_step = {train.tokens_per_step}: must be a multiple of "
+            f"model.context_length = {context}, for example {nearest}"
+        )
+    elif train.micro_batch_size and train.tokens_per_step % (context * train.micro_batch_size):
+        yield (
+            f"train.micro_batch_size = {train.micro_batch_size}: must divide the "
+            f"{train.tokens_per_step // context} windows of train.tokens_per_step = {train.tokens_per_step}"
+        )

@@ -1,0 +1,152 @@
+"""Absent and `auto` values become numbers, once; the result is stored with the run and repeats it.
+
+This floor cannot know the device, the vocabulary, the size of the data or the machine's speed: they are passed in.
+"""
+
+import math
+from dataclasses import dataclass, replace
+
+from smalllm.config import DeviceChoice, ModelConfig, OptimConfig, Precision, RunConfig
+from smalllm.errors import ConfigError
+
+COMPILE_PAYS_AFTER_S = 120.0  # compiling costs 20 to 60 s on two cores and makes steps 1.5 to 2 times as fast
+_TRAINING_SHARE = 0.95  # of the minutes; the rest is for evaluations and checkpoints
+_ASSUMED_MFU = 0.3  # of an uncompiled step, to guess how long a run will take
+_CPU_MICRO_BATCH_TOKENS = 4_096
+_GPU_MICRO_BATCH_TOKENS = 16_384
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Machine:
+    """What resolving needs to know of the machine."""
+
+    device: DeviceChoice
+    """cpu, cuda or mps."""
+    precision: Precision
+    """What `precision = "auto"` becomes."""
+    can_compile: bool
+    """Whether torch.compile works here."""
+    threads: int
+    """Physical cores."""
+    peak_flops: float
+    """Rate of a large matrix product [FLOP/s]."""
+
+
+def resolve_shape(model: ModelConfig) -> ModelConfig:
+    """The model with `n_kv_heads` and `d_ff` filled in."""
+    d_ff = model.d_ff
+    if d_ff is None:
+        d_ff = 4 * model.d_model if model.mlp == "gelu" else -(-8 * model.d_model // 3 // 64) * 64
+    return replace(model, n_kv_heads=model.n_kv_heads or model.n_heads, d_ff=d_ff)
+
+
+def resolve(
+    config: RunConfig, machine: Machine, *, vocab_size: int, train_tokens: int, flops_per_token: int
+) -> tuple[RunConfig, list[str]]:
+    """Fill in everything but a `max_minutes`, which needs timed steps (see `resolve_minutes`).
+
+    Args:
+        config: as the user wrote it, without problems.
+        machine: what it will run on.
+        vocab_size: of the tokenizer that made the data.
+        train_tokens: in the training split.
+        flops_per_token: forward and backward.
+
+    Returns:
+        The configuration to run and store, and notices about values that were changed.
+
+    Raises:
+        ConfigError: no length was given, or the batch cannot be cut as asked.
+    """
+    train, notices = config.train, []
+    max_steps = _max_steps(config, train_tokens=train_tokens)
+    seconds = 60 * train.max_minutes if train.max_minutes else math.inf
+    if max_steps is not None:
+        work = max_steps * train.tokens_per_step * flops_per_token
+        seconds = min(seconds, work / (_ASSUMED_MFU * machine.peak_flops))
+    compile_it = train.compile
+    if compile_it == "auto":
+        compile_it = machine.can_compile and seconds > COMPILE_PAYS_AFTER_S
+    train = replace(
+        train,
+        max_steps=max_steps,
+        micro_batch_size=train.micro_batch_size or _micro_batch_size(config, machine),
+        precision=machine.precision if train.precision == "auto" else train.precision,
+        compile=compile_it,
+        device=machine.device,
+        threads=train.threads or machine.threads,
+    )
+    resolved = replace(
+        config,
+        model=resolve_shape(config.model),
+        tokenizer=replace(config.tokenizer, vocab_size=vocab_size),
+        train=train,
+    )
+    if max_steps is not None:
+        resolved, warmup_notices = _resolve_warmup(resolved)
+        notices += warmup_notices
+    return resolved, notices
+
+
+def resolve_minutes(
+    config: RunConfig, *, step_time_s: float, spent_s: float = 0.0, done_steps: int = 0
+) -> tuple[RunConfig, list[str]]:
+    """Turn `max_minutes` into steps with a measured step time; a smaller `max_steps` stays.
+
+    The stored result has `max_steps` only, so that repeating the run repeats it exactly.
+
+    Args:
+        config: resolved but for `max_minutes`.
+        step_time_s: seconds of one update, as measured.
+        spent_s: seconds of the minutes that preparation (compiling) has taken already.
+        done_steps: updates applied before this sitting; the minutes are those of this sitting.
+    """
+    minutes = config.train.max_minutes
+    if minutes is None:
+        return config, []
+    fitting = done_steps + max(1, int(_TRAINING_SHARE * (60 * minutes - spent_s) / step_time_s))
+    max_steps = min(fitting, config.train.max_steps or fitting)
+    train = replace(config.train, max_steps=max_steps, max_minutes=None)
+    return _resolve_warmup(replace(config, train=train))
+
+
+def _max_steps(config: RunConfig, *, train_tokens: int) -> int | None:
+    train = config.train
+    limits = []
+    if train.max_steps is not None:
+        limits.append(train.max_steps)
+    if train.max_tokens is not None:
+        limits.append(-(-train.max_tokens // train.tokens_per_step))
+    if train.max_epochs is not None:
+        limits.append(max(1, int(train.max_epochs * train_tokens / train.tokens_per_step)))
+    if not limits and train.max_minutes is None:
+        raise ConfigError(
+            "train: nothing says how long to train; give one of --train.max_steps, --train.max_tokens, "
+            "--train.max_epochs, --train.max_minutes"
+        )
+    return min(limits) if limits else None
+
+
+def _micro_batch_size(config: RunConfig, machine: Machine) -> int:
+    """The largest divisor of a step's windows whose tokens stay within what the device likes at once."""
+    budget = _CPU_MICRO_BATCH_TOKENS if machine.device == "cpu" else _GPU_MICRO_BATCH_TOKENS
+    context = config.model.context_length
+    n_windows = config.train.tokens_per_step // context
+    fitting = [n for n in range(1, n_windows + 1) if n_windows % n == 0 and n * context <= budget]
+    return max(fitting, default=1)
+
+
+def _resolve_warmup(config: RunConfig) -> tuple[RunConfig, list[str]]:
+    optim: OptimConfig = config.optim
+    max_steps = config.train.max_steps
+    assert max_steps is not None
+    warmup = optim.warmup_steps
+    if warmup is None:
+        warmup = round(optim.warmup_fraction * max_steps)
+    notices = []
+    if warmup > max_steps // 2:
+        notices.append(
+            f"optim.warmup_steps = {warmup} is more than half of the {max_steps} steps; using {max_steps // 2}"
+        )
+        warmup = max_steps // 2
+    return replace(config, optim=replace(optim, warmup_steps=warmup, warmup_fraction=0.0)), notices

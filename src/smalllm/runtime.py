@@ -1,0 +1,190 @@
+"""What this machine is and can do: device, precision, threads, compiler, peak speed, memory.
+
+Everything is looked at when asked for, never at import.
+"""
+
+import contextlib
+import ctypes
+import functools
+import os
+import platform
+import resource
+import shutil
+import sys
+import sysconfig
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from smalllm.config import DeviceChoice, Precision
+from smalllm.errors import ConfigError
+
+# Dense BF16 tensor-core rates [FLOP/s] by a part of the device's name. Source: NVIDIA data sheets.
+_PEAK_FLOPS = {
+    "H200": 989e12, "H100 PCIe": 756e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12,
+    "RTX 4090": 165e12, "RTX 3090": 71e12, "T4": 65e12,
+}  # fmt: skip
+_MATMUL_SIZE = 4096
+
+
+def pick_device(choice: DeviceChoice) -> DeviceChoice:
+    """The device to run on: "cpu", "cuda" or "mps".
+
+    Args:
+        choice: one of these, or "auto" for the fastest present.
+
+    Raises:
+        ConfigError: a device was asked for that this machine does not have.
+    """
+    present: dict[DeviceChoice, bool] = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    if choice == "auto":
+        return next(name for name, is_there in present.items() if is_there)
+    if not present[choice]:
+        names = ", ".join(name for name, is_there in present.items() if is_there)
+        raise ConfigError(
+            f'train.device = "{choice}": this machine and this PyTorch have {names}; choose one of them or "auto"'
+        )
+    return choice
+
+
+def pick_precision(choice: Precision, device: str) -> Precision:
+    """The arithmetic of the matrix products: "auto" becomes "bf16" where the processor has it, else "fp32".
+
+    Raises:
+        ConfigError: tf32 asked for on a device that has none.
+    """
+    if choice == "auto":
+        return "bf16" if has_bf16(device) else "fp32"
+    if choice == "tf32" and device != "cuda":
+        raise ConfigError('train.precision = "tf32": only NVIDIA GPUs have it; use "fp32" or "auto"')
+    return choice
+
+
+def has_bf16(device: str) -> bool:
+    """Whether BF16 products are native. Emulated ones are tens of times slower than FP32 (pytorch#146508)."""
+    if device == "cuda":
+        return torch.cuda.get_device_capability()[0] >= 8
+    return device == "cpu" and bool({"avx512_bf16", "amx_bf16"} & cpu_flags())
+
+
+@functools.cache
+def cpu_flags() -> frozenset[str]:
+    """The processor's feature flags as Linux names them; empty elsewhere."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("flags"):
+                return frozenset(line.split(":", 1)[1].split())
+    return frozenset()
+
+
+def cpu_name() -> str:
+    """The processor's name."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def n_physical_cores() -> int:
+    """Cores this process may use; two hardware threads of one core count once."""
+    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
+    cores = set()
+    for cpu in allowed:
+        siblings = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
+        cores.add(siblings.read_text().strip() if siblings.exists() else str(cpu))
+    return max(1, len(cores))
+
+
+def missing_compiler(device: str) -> str | None:
+    """What `torch.compile` lacks on this machine, in words; None when it can run."""
+    names = [os.environ["CXX"]] if os.environ.get("CXX") else ["g++", "clang++"]
+    if not any(shutil.which(name) for name in names):
+        return "no C++ compiler (g++ or clang++) was found"
+    if device == "cpu" and not Path(sysconfig.get_path("include"), "Python.h").exists():
+        return "Python's C headers (Python.h, package python3-dev) were not found"
+    if device == "mps":
+        return "compilation is not used on mps"
+    return None
+
+
+def configure(*, threads: int, precision: str) -> None:
+    """Set process-wide switches once, before the first tensor of a run.
+
+    Freed memory is kept rather than returned: large activations come and go each step, and fresh pages cost a
+    fault for every 4 KiB (about 5 % of a CPU training step as measured; see docs/log.md).
+    """
+    torch.set_num_threads(threads)
+    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+    torch.set_flush_denormal(True)
+    if sys.platform == "linux":
+        libc = ctypes.CDLL(None)
+        if hasattr(libc, "mallopt"):  # glibc; musl has none
+            m_trim_threshold, m_mmap_threshold = -1, -3
+            libc.mallopt(m_mmap_threshold, 1 << 30)
+            libc.mallopt(m_trim_threshold, (1 << 31) - 1)
+
+
+def autocast(device: str, precision: str) -> Any:
+    """A context in which matrix products run in `precision`."""
+    return torch.autocast(device, dtype=torch.bfloat16, enabled=precision == "bf16")
+
+
+@functools.cache
+def matmul_flops(device: str, precision: str) -> float:
+    """The best measured rate of a 4096 x 4096 x 4096 product [FLOP/s], in BF16 or FP32. Takes about a second."""
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    a = torch.randn(_MATMUL_SIZE, _MATMUL_SIZE, device=device).to(dtype)
+    best_s = float("inf")
+    for _ in range(4):
+        synchronize(device)
+        started_at = time.perf_counter()
+        a @ a
+        synchronize(device)
+        best_s = min(best_s, time.perf_counter() - started_at)
+    return float(2 * _MATMUL_SIZE**3 / best_s)
+
+
+def peak_flops(device: str) -> float:
+    """What `mfu` divides by [FLOP/s]: the data sheet's BF16 rate of a known GPU, else a measured product's rate."""
+    if device == "cuda":
+        name = torch.cuda.get_device_name()
+        for part, flops in _PEAK_FLOPS.items():
+            if part in name:
+                return flops
+    return matmul_flops(device, "bf16" if has_bf16(device) else "fp32")
+
+
+def synchronize(device: str) -> None:
+    """Wait until the device has done all it was given."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+    elif device == "mps":
+        torch.mps.synchronize()
+
+
+def peak_memory_bytes(device: str) -> int:
+    """Most memory used so far [bytes]: of the GPU by tensors, else of this process."""
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated()
+    unit_bytes = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit_bytes
+
+
+def environment(device: str) -> dict[str, Any]:
+    """Facts of the machine and the software, for the run's `environment.json`."""
+    return {
+        "device": torch.cuda.get_device_name() if device == "cuda" else cpu_name(),
+        "device_kind": device,
+        "cores": n_physical_cores(),
+        "peak_flops": peak_flops(device),
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }

@@ -1,0 +1,89 @@
+"""One update: forward and backward over the micro-batches, clipping, the optimizers' step."""
+
+import hashlib
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from smalllm import runtime
+from smalllm.errors import NonFiniteError
+
+LossFunction = Callable[[nn.Module, Tensor, Tensor], Tensor]
+
+
+def make_loss_function(device: str, precision: str, *, compile_it: bool) -> LossFunction:
+    """The function from model, inputs and targets to the mean loss, compiled if asked for."""
+
+    def mean_loss(model: nn.Module, token_ids: Int[Tensor, "B T"], targets: Int[Tensor, "B T"]) -> Float[Tensor, ""]:
+        """Mean negative log-likelihood of the targets [nats/token], reduced in FP32."""
+        with runtime.autocast(device, precision):
+            logits = model(token_ids)
+        return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
+
+    return torch.compile(mean_loss, dynamic=False) if compile_it else mean_loss
+
+
+def train_step(
+    model: nn.Module,
+    optimizers: Sequence[Optimizer],
+    micro_batches: Sequence[tuple[Tensor, Tensor]],
+    loss_function: LossFunction,
+    *,
+    seed: int,
+    step: int,
+    clip_norm: float,
+) -> tuple[float, float]:
+    """Apply one update; rates were set before.
+
+    Args:
+        model: in training mode.
+        optimizers: together they own every parameter.
+        micro_batches: inputs and targets [B T] each, of equal size: their mean loss is the step's loss.
+        loss_function: from `make_loss_function`.
+        seed: with `step` and the micro-batch's number it decides dropout.
+        step: updates applied before this one.
+        clip_norm: largest norm of the gradient; 0: no clipping.
+
+    Returns:
+        Loss [nats/token] and norm of the gradient before clipping.
+
+    Raises:
+        NonFiniteError: loss or gradient is not finite; the weights are untouched.
+    """
+    total = 0.0
+    for number, (token_ids, targets) in enumerate(micro_batches):
+        torch.manual_seed(dropout_seed(seed, step, number))
+        loss = loss_function(model, token_ids, targets) / len(micro_batches)
+        loss.backward()
+        total += loss.item()
+    parameters = [p for p in model.parameters() if p.grad is not None]
+    norm = float(torch.nn.utils.clip_grad_norm_(parameters, clip_norm or math.inf, foreach=True))
+    if not math.isfinite(total) or not math.isfinite(norm):
+        clear_gradients(optimizers)
+        raise NonFiniteError(
+            f"step {step}: the loss is {total} and the gradient's norm {norm}; the weights of step {step} are "
+            "untouched; lower --optim.lr (or --optim.muon_lr), keep --optim.clip_norm at 1, "
+            "or use --train.precision fp32",
+            step=step,
+        )
+    for optimizer in optimizers:
+        optimizer.step()
+    clear_gradients(optimizers)
+    return total, norm
+
+
+def dropout_seed(seed: int, step: int, micro_step: int, rank: int = 0) -> int:
+    """A seed for each micro-batch and process of a run, so that no generator state has to be saved [0 to 2^63)."""
+    digest = hashlib.sha256(f"{seed} {step} {micro_step} {rank}".encode()).digest()
+    return int.from_bytes(digest[:8], "little") >> 1
+
+
+def clear_gradients(optimizers: Sequence[Optimizer]) -> None:
+    """Forget all gradients."""
+    for optimizer in optimizers:
+        optimizer.zero_grad(set_to_none=True)

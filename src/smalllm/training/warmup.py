@@ -1,0 +1,58 @@
+"""Before the first step: compile, and time a few updates that are then undone."""
+
+import time
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from smalllm import runtime
+from smalllm.training.step import LossFunction, train_step
+
+_REPEATS = 3
+
+
+def run_once(model: nn.Module, loss_function: LossFunction, batch: tuple[Tensor, Tensor]) -> None:
+    """One forward and backward pass, for the compiler; weights and gradients are as before."""
+    model.train()
+    loss_function(model, *batch).backward()
+    model.zero_grad(set_to_none=True)
+
+
+def time_update(
+    model: nn.Module,
+    optimizers: Sequence[Optimizer],
+    loss_function: LossFunction,
+    batch: tuple[Tensor, Tensor],
+    *,
+    grad_accum_steps: int,
+    device: str,
+) -> float:
+    """Seconds that one update takes, measured on real updates which are undone afterwards.
+
+    Times updates of one and of two micro-batches; the difference is what each further one costs.
+
+    Args:
+        model: with fresh or loaded weights; unchanged on return.
+        optimizers: without state yet, and so again on return.
+        loss_function: compiled already, if at all.
+        batch: one micro-batch.
+        grad_accum_steps: micro-batches of a real update.
+        device: where all this is.
+    """
+    before = [p.detach().clone() for p in model.parameters()]
+    model.train()
+    times_s = {1: float("inf"), 2: float("inf")}
+    for repeat in range(_REPEATS):
+        for n_batches in times_s:
+            started_at = time.perf_counter()
+            train_step(model, optimizers, [batch] * n_batches, loss_function, seed=0, step=repeat, clip_norm=1.0)
+            runtime.synchronize(device)
+            times_s[n_batches] = min(times_s[n_batches], time.perf_counter() - started_at)
+    with torch.no_grad():
+        for parameter, value in zip(model.parameters(), before, strict=True):
+            parameter.copy_(value)
+    for optimizer in optimizers:
+        optimizer.state.clear()
+    return times_s[1] + (grad_accum_steps - 1) * max(0.0, times_s[2] - times_s[1])

@@ -1,0 +1,85 @@
+"""What the tests of prepared data share: documents, a byte tokenizer, and ways to write and to compare."""
+
+import hashlib
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from smalllm.data.document import Document
+from smalllm.data.prepare import prepare_shards
+from smalllm.data.shards import (
+    Floor,
+    Manifest,
+    Split,
+    TokenizerFacts,
+    open_split,
+    read_manifest,
+    write_manifest,
+)
+from smalllm.data.writer import SplitState, SplitWriter
+
+BYTES = TokenizerFacts(kind="bytes", sha256="ab" * 32, vocab_size=257, eos_id=256)
+EOS = 256
+
+
+def encode_batch(texts: Sequence[str]) -> list[list[int]]:
+    return [list(text.encode()) for text in texts]
+
+
+def run(documents: Sequence[Document], out: Path, **changes: Any) -> Manifest:
+    arguments: dict[str, Any] = {
+        "encode_batch": encode_batch,
+        "tokenizer": BYTES,
+        "out": out,
+        "val_fraction": 0.3,
+        "shard_tokens": 64,
+        "source": {"name": "test"},
+    }
+    return prepare_shards(lambda: iter(documents), **arguments | changes)
+
+
+def stories(n: int, *, seed: int = 0) -> list[Document]:
+    """`n` documents of 0 to 60 letters, some of them in several pieces."""
+    draw = random.Random(seed)
+    made = []
+    for i in range(n):
+        for piece in range(draw.choice([1, 1, 1, 2, 3])):
+            made.append(Document(f"{i}.{piece} " + "é" * draw.randrange(30), f"test:{i}", final=False))
+        made[-1] = Document(made[-1].text, made[-1].origin)
+    return made
+
+
+def contents(directory: Path) -> dict[str, str]:
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(directory.iterdir())}
+
+
+def texts_of(directory: Path, split: str) -> list[str]:
+    manifest = read_manifest(directory)
+    stream = open_split(directory, manifest, split)
+    ids = stream.read(0, stream.n_tokens)
+    parts = np.split(ids, np.flatnonzero(ids == EOS) + 1)
+    assert len(parts[-1]) == 0  # the last token ends a document
+    return [bytes(part[:-1].tolist()).decode() for part in parts[:-1]]
+
+
+def write_split(directory: Path, split: str, ids: list[int], *, shard_tokens: int, dtype: str = "uint16") -> Split:
+    writer = SplitWriter(directory, split, dtype=dtype, shard_tokens=shard_tokens, state=SplitState())
+    writer.add(np.array(ids, np.int64), documents=1, text_bytes=len(ids))
+    return Split(writer.finish())
+
+
+def make(
+    directory: Path, *, train: list[int], val: list[int], shard_tokens: int = 4, vocab_size: int = 300
+) -> Manifest:
+    dtype = "uint16" if vocab_size <= 65536 else "uint32"
+    splits = {
+        name: write_split(directory, name, ids, shard_tokens=shard_tokens, dtype=dtype)
+        for name, ids in {"train": train, "val": val}.items()
+    }
+    tokenizer = TokenizerFacts(kind="bytes", sha256="0" * 64, vocab_size=vocab_size, eos_id=vocab_size - 1)
+    manifest = Manifest(tokenizer, splits, {"kind": "test", "files": ["a.txt"]}, Floor(1.5, 10, 1))
+    write_manifest(directory, manifest)
+    return manifest
