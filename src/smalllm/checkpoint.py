@@ -31,6 +31,7 @@ from smalllm.rundir import RunDir, write_text
 
 FORMAT, VERSION = "smalllm-checkpoint", 1
 _FILES = ("model.safetensors", "optimizer.safetensors", "state.json")
+_DAMAGED = "the checkpoint is damaged: restore the file, or delete this checkpoint to use an older one"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,10 +89,10 @@ def save_checkpoint(
     Raises:
         CheckpointError: it could not be written (disk full, no permission); older checkpoints are untouched.
     """
-    run.checkpoints.mkdir(parents=True, exist_ok=True)
-    name = f"step-{state.step:08d}"
-    temporary = Path(tempfile.mkdtemp(dir=run.checkpoints, prefix=".writing-"))
+    name, temporary = f"step-{state.step:08d}", None
     try:
+        run.checkpoints.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=run.checkpoints, prefix=".writing-"))
         _write_files(temporary, state, model=model, optimizer=optimizer, facts=facts)
         target = run.checkpoints / name
         if target.exists():  # left by a run that was killed between here and naming it in `latest`
@@ -102,7 +103,8 @@ def save_checkpoint(
         write_text(run.checkpoints / "latest", name + "\n")
         _sync_directory(run.checkpoints)
     except (OSError, safetensors.SafetensorError) as error:
-        shutil.rmtree(temporary, ignore_errors=True)
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
         raise CheckpointError(
             f"{run.checkpoints / name}: could not be written ({error}); earlier checkpoints are untouched; "
             "free some space or mend the disk"
@@ -126,9 +128,8 @@ def prune_checkpoints(run: RunDir, *, keep: int) -> None:
 
 
 def checkpoint_paths(run: RunDir) -> list[Path]:
-    """The complete checkpoints, newest first, unverified."""
-    found = [p for p in run.checkpoints.glob("step-*") if (p / "manifest.json").exists()]
-    return sorted(found, key=lambda p: p.name, reverse=True)
+    """The checkpoints that were named, newest first, unverified: one without its manifest is damaged, not absent."""
+    return sorted((p for p in run.checkpoints.glob("step-*") if p.is_dir()), key=lambda p: p.name, reverse=True)
 
 
 def load_latest(run: RunDir, *, notice: Callable[[str], None]) -> Checkpoint | None:
@@ -258,7 +259,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
         manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
         version, files = manifest["version"], manifest["files"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path / 'manifest.json'}: missing or damaged ({error})") from error
+        raise CheckpointError(f"{path / 'manifest.json'}: missing or damaged ({error}); {_DAMAGED}") from error
     if manifest.get("format") != FORMAT or version > VERSION or not isinstance(files, dict):
         raise CheckpointError(
             f"{path}: format {manifest.get('format')!r} version {version}, "
@@ -269,12 +270,12 @@ def _read_manifest(path: Path) -> dict[str, Any]:
 
 def _verify(path: Path, expected: Any) -> None:
     if not isinstance(expected, dict) or not path.exists():
-        raise CheckpointError(f"{path}: missing")
+        raise CheckpointError(f"{path}: missing; {_DAMAGED}")
     found_bytes = path.stat().st_size
     if found_bytes != expected.get("bytes"):
-        raise CheckpointError(f"{path}: has {found_bytes} bytes, its manifest says {expected.get('bytes')}")
+        raise CheckpointError(f"{path}: has {found_bytes} bytes, its manifest says {expected.get('bytes')}; {_DAMAGED}")
     if _sha256(path) != expected.get("sha256"):
-        raise CheckpointError(f"{path}: its sha256 is not the manifest's; the file was altered or the disk is failing")
+        raise CheckpointError(f"{path}: its sha256 is not the manifest's; {_DAMAGED}")
 
 
 def _named(run: RunDir, pointer: str) -> str | None:

@@ -1,6 +1,7 @@
 """What a run is, as frozen dataclasses: every field, its unit, its default, and what makes a value wrong.
 
-Facts only: recipes are read in `smalllm.recipes`, absent values become numbers in `smalllm.resolve`.
+Facts only: recipes are read in `smalllm.recipes`, absent values become numbers in
+`smalllm.recipes.resolve`.
 `None` means "not given": it is derived when the run starts, and the result is stored with the run.
 """
 

@@ -25,7 +25,7 @@ _RANGES: dict[str, tuple[str, Any]] = {
     **dict.fromkeys(
         [
             "optim.lr", "optim.muon_lr", "optim.weight_decay", "optim.clip_norm", "optim.warmup_steps",
-            "train.save_every", "train.save_every_s", "train.patience", "train.seed",
+            "train.save_every", "train.save_every_s", "train.patience",
             "eval.every", "eval.sample_every", "eval.final_tokens",
         ],
         (_NOT_NEGATIVE, lambda v: v >= 0),
@@ -34,6 +34,7 @@ _RANGES: dict[str, tuple[str, Any]] = {
         ["model.dropout", "data.val_fraction", "optim.beta1", "optim.beta2", "optim.warmup_fraction"],
         (_SHARE, lambda v: 0 <= v < 1),
     ),
+    "train.seed": ("0 or more, below 2^63", lambda v: 0 <= v < 2**63),
     **dict.fromkeys(["optim.min_lr_ratio", "optim.decay_fraction"], ("0 to 1", lambda v: 0 <= v <= 1)),
     **dict.fromkeys(
         ["model.rope_theta", "optim.eps", "train.max_epochs", "train.max_minutes"],
@@ -76,8 +77,12 @@ def _out_of_range(config: RunConfig) -> Iterator[str]:
     for name, (allowed, is_right) in _RANGES.items():
         section, key = name.split(".")
         value = getattr(getattr(config, section), key)
-        if value is not None and not (math.isfinite(value) and is_right(value)):
+        if value is not None and not (_is_finite(value) and is_right(value)):
             yield f"{name} = {value}: must be {allowed}"
+
+
+def _is_finite(value: int | float) -> bool:
+    return isinstance(value, int) or math.isfinite(value)  # an int may be too large to become a float
 
 
 def _model_problems(model: ModelConfig) -> Iterator[str]:
@@ -115,12 +120,12 @@ def _optim_problems(optim: OptimConfig) -> Iterator[str]:
 def _batch_problems(train: TrainConfig, model: ModelConfig) -> Iterator[str]:
     context = model.context_length
     if context >= 1 and train.tokens_per_step >= 1 and train.tokens_per_step % context:
-        nearest = max(1, round(train.tokens_per_step / context)) * context
+        nearest = max(1, (train.tokens_per_step + context // 2) // context) * context
         yield (
             f"train.tokens_per_step = {train.tokens_per_step}: must be a multiple of "
             f"model.context_length = {context}, for example {nearest}"
         )
-    elif train.micro_batch_size and train.tokens_per_step % (context * train.micro_batch_size):
+    elif context >= 1 and train.micro_batch_size and train.tokens_per_step % (context * train.micro_batch_size):
         yield (
             f"train.micro_batch_size = {train.micro_batch_size}: must divide the "
             f"{train.tokens_per_step // context} windows of train.tokens_per_step = {train.tokens_per_step}"

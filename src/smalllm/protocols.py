@@ -63,6 +63,7 @@ class Tokenizer(Protocol):
         ...
 
 
+@runtime_checkable
 class Progress(Protocol):
     """Who is told how an act goes: the command line draws it, Python callers may ignore it."""
 

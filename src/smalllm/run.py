@@ -45,7 +45,8 @@ def load_run(path: str | Path, *, device: DeviceChoice = "auto", precision: Prec
     Args:
         path: the directory.
         device: where to put the model.
-        precision: of its matrix products; "auto": bf16 where the device has it.
+        precision: of its matrix products; "auto": the run's own on the kind of device it was trained on, so that
+            what is measured is what was trained; elsewhere bf16 where the device has it.
 
     Raises:
         CheckpointError: no checkpoint, or a damaged one.
@@ -64,6 +65,8 @@ def load_run(path: str | Path, *, device: DeviceChoice = "auto", precision: Prec
     model = GPT(config.model, vocab_size=tokenizer.vocab_size)
     copy_parameters(model, loaded.model, where=str(checkpoint))
     device = runtime.pick_device(device)
+    if precision == "auto" and device == config.train.device:
+        precision = config.train.precision
     return Run(
         dir=run,
         checkpoint=checkpoint,

@@ -71,10 +71,16 @@ def locked(run: RunDir) -> Iterator[None]:
     """Hold the run directory for writing; the lock goes with the process, however it ends.
 
     Raises:
-        RunError: another process is writing this run.
+        RunError: another process is writing this run, or the directory cannot be made or written.
     """
-    run.path.mkdir(parents=True, exist_ok=True)
-    with open(run.path / ".lock", "w") as file:
+    try:
+        run.path.mkdir(parents=True, exist_ok=True)
+        lock = open(run.path / ".lock", "w")  # noqa: SIM115 - closed below; opened here for its own error message
+    except OSError as error:
+        raise RunError(
+            f"{run.path}: cannot be used as a run directory ({error.strerror}); choose another --out"
+        ) from error
+    with lock as file:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -98,11 +104,13 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
         if not line.strip():
             continue
         try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            if number == len(lines):  # no newline after it: the write was cut short
-                break
-            raise RunError(f"{path}:{number}: not a JSON object; remove or mend that line") from error
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            row = None
+        if isinstance(row, dict):
+            rows.append(row)
+        elif number < len(lines):  # a last line without a newline is a write that was cut short
+            raise RunError(f"{path}:{number}: not a JSON object; remove or mend that line")
     return rows
 
 

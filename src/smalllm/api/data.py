@@ -2,12 +2,13 @@
 
 import os
 import platform
+import shlex
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from smalllm.config import DataConfig, RunConfig
+from smalllm.config import DataConfig, RunConfig, field_names
 from smalllm.data.document import Document
 from smalllm.data.download import fetch_url
 from smalllm.data.manifest import Manifest, TokenizerFacts, read_manifest
@@ -18,6 +19,7 @@ from smalllm.data.stories import stories
 from smalllm.errors import ConfigError, DataError, TokenizerError
 from smalllm.problems import check
 from smalllm.protocols import Progress, Silent, Tokenizer
+from smalllm.recipes import load_recipe
 from smalllm.tokenizers import build_tokenizer, load_tokenizer, save_tokenizer
 
 STORIES_SEED = 2024
@@ -104,6 +106,27 @@ def open_source(data: DataConfig) -> tuple[Callable[[], Iterable[Document]], dic
     raise ConfigError("data.files is empty: source = \"files\" needs some, for example --data.files 'texts/*.txt'")
 
 
+def prepare_command(config: RunConfig, *, name: str) -> str:
+    """What the user types to prepare the data of a configuration, ready for a shell.
+
+    Args:
+        config: the recipe with the user's changes.
+        name: the recipe's name or the path of its file.
+    """
+    try:
+        recipe = load_recipe(name)
+    except ConfigError:  # a configuration that was built in Python has no file
+        return f"smalllm.prepare(config, out=Path({str(data_path(config))!r}))  # in Python"
+    words = ["smalllm", "prepare", name]
+    for section in ("data", "tokenizer"):
+        asked, given = getattr(config, section), getattr(recipe, section)
+        for key in field_names(type(asked)):
+            value = getattr(asked, key)
+            if value != getattr(given, key):
+                words += [f"--{section}.{key}", *(value if isinstance(value, tuple) else [str(value)])]
+    return " ".join(map(_quoted, words))
+
+
 def load_data(directory: Path, *, command: str) -> tuple[Manifest, Tokenizer]:
     """The manifest and tokenizer of a data directory, which must belong together.
 
@@ -125,6 +148,14 @@ def load_data(directory: Path, *, command: str) -> tuple[Manifest, Tokenizer]:
             f"but tokenizer/ holds {tokenizer.kind} {tokenizer.fingerprint}; prepare the data again"
         )
     return manifest, tokenizer
+
+
+def _quoted(word: str) -> str:
+    """A word for the shell; one with newlines as bash and zsh write it, so that the command stays on its line."""
+    if word.isprintable():
+        return shlex.quote(word)
+    plain = (c if c.isprintable() and c not in "\\'" else "".join(f"\\x{b:02x}" for b in c.encode()) for c in word)
+    return f"$'{''.join(plain)}'"
 
 
 def _training_texts(documents: Iterable[Document], *, val_fraction: float) -> Iterator[str]:

@@ -1,4 +1,61 @@
-"""quickstart placeholder"""
+"""`quickstart`: the whole job in minutes, offline. Stories, tokenizer, shards, a model sized for the machine,
+training, evaluation against the floor, report.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from smalllm.api.data import prepare
+from smalllm.api.runs import train
+from smalllm.errors import ConfigError
+from smalllm.planning.sizes import measure_speed, size_for
+from smalllm.protocols import Progress, Silent
+from smalllm.recipes import load_recipe, override
+
+_STORIES_PER_MINUTE = 20_000
+_MIN_STORIES, _MAX_STORIES = 20_000, 400_000
 
 
-def quickstart(): ...
+def quickstart(*, minutes: float = 3.0, out: Path | None = None, progress: Progress | None = None) -> Mapping[str, Any]:
+    """Train a story teller on this machine in the given time and show how good it is.
+
+    Run again with the same `out`, it continues an interrupted run, or returns the result of a finished one.
+
+    Args:
+        minutes: of training, compilation included.
+        out: the run directory; absent: `runs/quickstart`.
+        progress: who is told how it goes.
+
+    Returns:
+        What `result.json` holds.
+
+    Raises:
+        ConfigError: `minutes` is not positive.
+    """
+    if not 0 < minutes < 1e6:
+        raise ConfigError(f"minutes = {minutes}: must be more than 0")
+    out, progress = out or Path("runs/quickstart"), progress or Silent()
+    n_stories = round(min(_MAX_STORIES, max(_MIN_STORIES, minutes * _STORIES_PER_MINUTE)))
+    data = Path(f"data/stories-{n_stories}")
+    config = override(load_recipe("stories"), {"data.stories": n_stories, "data.path": str(data)})
+    prepare(config, out=data, progress=progress)
+    if not (out / "config.toml").exists():
+        vocab_size = config.tokenizer.vocab_size or 0
+        speed = measure_speed(config.model, vocab_size=vocab_size)
+        size = size_for(config.model, vocab_size=vocab_size, speed_flops=speed, seconds=60 * minutes)
+        progress.say(
+            f"this machine trains at about {speed / 1e9:,.0f} GFLOP/s: a model of {size.n_layers} layers, "
+            f"width {size.d_model}, for {minutes:g} minutes"
+        )
+        config = override(
+            config,
+            {
+                "model.n_layers": size.n_layers,
+                "model.d_model": size.d_model,
+                "model.n_heads": size.n_heads,
+                "train.max_steps": None,
+                "train.max_minutes": float(minutes),
+            },
+        )
+    return train(config, out=out, resume=True, progress=progress)

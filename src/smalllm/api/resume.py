@@ -45,13 +45,15 @@ def opened_config(run: RunDir, config: RunConfig, changes: Mapping[str, Any]) ->
         section, key = name.split(".")
         found = kept.get(section, {}).get(key)
         asked = list(value) if isinstance(value, tuple) else value
-        if name not in _MAY_CHANGE and found != asked:
+        if name not in _MAY_CHANGE and asked not in (found, "auto"):  # what "auto" became then, it still is
             wrong.append(f"{name} = {asked!r}: {run.path} was started with {found!r}, and a resume cannot change it")
     if wrong:
         raise ConfigError([*wrong, "choose another --out to start a new run"])
     applied = {name: value for name, value in changes.items() if name in _MAY_CHANGE}
     if any(name in _LENGTHS for name in applied):  # a new length replaces the old one
         applied = {**dict.fromkeys(_LENGTHS), **applied}
+    if "optim.warmup_fraction" in applied:  # it was stored as warmup_steps
+        applied = {"optim.warmup_steps": None, **applied}
     return check(override(stored, applied)), True
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from smalllm import runtime
-from smalllm.api.data import data_path, load_data
+from smalllm.api.data import data_path, load_data, prepare_command
 from smalllm.api.finish import finish_run
 from smalllm.api.resume import check_facts, facts_of, opened_config
 from smalllm.api.scores import Exam
@@ -55,6 +55,7 @@ def train(
     out: Path | None = None,
     resume: bool = False,
     changes: Mapping[str, Any] | None = None,
+    name: str | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Train a model, evaluate it, and write its report.
@@ -64,6 +65,7 @@ def train(
         out: the run directory; absent: `runs/RECIPE`.
         resume: continue the run in `out`; starts it if there is none, returns at once if it is complete.
         changes: the dotted fields that the user asked for; on a resume they are applied to the stored configuration.
+        name: the recipe's name or path, for the command that an error names; absent: `config.recipe`.
         progress: who is told how it goes.
 
     Returns:
@@ -79,10 +81,12 @@ def train(
         if run.config.exists() and not resume:
             raise RunError(f"{run.path}: holds a run already; continue it with --resume, or choose another --out")
         config, stored = opened_config(run, config, changes or {})
-        sitting = _sit_down(run, config, stored=stored, changes=changes or {}, progress=progress)
+        command = prepare_command(config, name=str(run.config) if stored else name or config.recipe)
+        sitting = _sit_down(run, config, stored=stored, changes=changes or {}, command=command, progress=progress)
         if sitting.is_complete and run.result.exists():
             progress.say(f"{run.path}: complete at step {sitting.state.step:,}")
         else:
+            run.result.unlink(missing_ok=True)  # of a shorter run that now goes on
             outcome = _train(sitting, progress)
             if outcome.reason not in ("complete", "patience"):
                 return {"stopped": outcome.reason, "steps": outcome.state.step, "run": str(run.path)}
@@ -114,12 +118,12 @@ class _Sitting:
 
 
 def _sit_down(
-    run: RunDir, config: RunConfig, *, stored: bool, changes: Mapping[str, Any], progress: Progress
+    run: RunDir, config: RunConfig, *, stored: bool, changes: Mapping[str, Any], command: str, progress: Progress
 ) -> _Sitting:
     """Everything up to the first step: data, model, state, compiled function, final configuration."""
     began_at = time.monotonic()
     data = data_path(config)
-    manifest, tokenizer = load_data(data, command=_prepare_command(config, data))
+    manifest, tokenizer = load_data(data, command=command)
     if sum(f.tokens for split in manifest.splits.values() for f in split.files) * 2 <= _VERIFY_BYTES:
         verify_shards(data, manifest)
     loaded = load_latest(run, notice=progress.say)
@@ -327,9 +331,3 @@ def _sample(sitting: _Sitting, step: int, progress: Progress) -> None:
         text = tokenizer.decode(made.token_ids)
         append_jsonl(sitting.run.samples, {"step": step, "prompt": prompt, "text": text})
         progress.say(f"sample at step {step:,}: {prompt}{text}")
-
-
-def _prepare_command(config: RunConfig, data: Path) -> str:
-    name = config.recipe if config.data.path is None else f"{config.recipe} --out {data}"
-    files = "".join(f" --data.files '{f}'" for f in config.data.files)
-    return f"smalllm prepare {name}{files}"

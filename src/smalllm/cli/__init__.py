@@ -72,25 +72,32 @@ def main(arguments: Sequence[str]) -> int:
         return 2
     try:
         return int(importlib.import_module(f"smalllm.cli.{command}").main(rest))
-    except SmalllmError as error:
-        if debug:
+    except (Exception, KeyboardInterrupt) as error:
+        explained = None if debug else _explained(error)
+        if explained is None:
             raise
-        for line in str(error).splitlines():
-            print(f"smalllm {command}: {line}", file=sys.stderr)
-        return 2 if isinstance(error, ConfigError) else 1
-    except KeyboardInterrupt:
-        if debug:
-            raise
-        print(f"\nsmalllm {command}: interrupted", file=sys.stderr)
-        return 1
-    except BrokenPipeError:  # the reader of our output has gone, as in `smalllm recipes | head -1`
+        code, text = explained
+        if text:
+            print(f"smalllm {command}: {text}", file=sys.stderr)
+        return code
+
+
+def _explained(error: BaseException) -> tuple[int, str] | None:
+    """Exit code and message of what can go wrong without a bug of ours; None for anything else."""
+    if isinstance(error, SmalllmError):
+        return (2 if isinstance(error, ConfigError) else 1), str(error)
+    if isinstance(error, KeyboardInterrupt):
+        return 1, "interrupted"
+    if isinstance(error, BrokenPipeError):  # the reader of our output has gone, as in `smalllm recipes | head -1`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except (OSError, MemoryError) as error:  # a full disk, a missing permission: no bug of ours
-        if debug:
-            raise
-        print(f"smalllm {command}: {error or type(error).__name__}", file=sys.stderr)
-        return 1
+        return 0, ""
+    # PyTorch says it in its own ways: an OutOfMemoryError on a GPU, a RuntimeError on the CPU.
+    if type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error):
+        first_line = str(error).splitlines()[0]
+        return 1, f"out of memory ({first_line}); use a smaller --train.micro_batch_size, or a smaller model"
+    if isinstance(error, (OSError, MemoryError)):  # a full disk, a missing permission
+        return 1, str(error) or type(error).__name__
+    return None
 
 
 def entry() -> None:

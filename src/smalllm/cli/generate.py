@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 import tyro
 
 from smalllm.cli.options import parse
+from smalllm.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,10 @@ def main(arguments: Sequence[str]) -> int:
     }
     sampling = replace(PRESETS[options.preset], **given, max_tokens=options.max_tokens, seed=options.seed)
     check_sampling(sampling)
+    try:
+        options.prompt.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ConfigError(f"--prompt is not UTF-8 text ({error.reason}); give it in UTF-8") from error
     run = load_run(options.run)
     n_prompt, context = len(run.tokenizer.encode(options.prompt)), run.config.model.context_length
     if n_prompt > context:

@@ -36,6 +36,7 @@ def main(arguments: Sequence[str]) -> int:
         out=out,
         resume=options.resume,
         changes=given_fields(rest, options.config),
+        name=name,
         progress=make_progress(),
     )
     if options.json:

@@ -75,11 +75,12 @@ def generate_tokens(
         uniforms = torch.tensor([torch.rand((), generator=g).item() for g in generators], device=device)
         drawn = sample_tokens(logits, sequences, config, uniforms)
         drawn = torch.where(alive, drawn, eos_id)
+        for i in alive.nonzero().flatten().tolist():
+            dropped[i] = sequences.shape[1] - reader.n_visible
         sequences = torch.cat([sequences, drawn[:, None]], dim=1)
         alive &= drawn != eos_id
         for i in alive.nonzero().flatten().tolist():
             made[i].append(int(drawn[i]))
-            dropped[i] = sequences.shape[1] - 1 - reader.n_visible
             if on_token is not None:
                 on_token(i, made[i][-1])
         if not alive.any():

@@ -68,11 +68,16 @@ def penalize_repetition(logits: Float[Tensor, "B V"], seen: Int[Tensor, "B S"], 
 
 
 def filter_logits(logits: Float[Tensor, "B V"], config: SamplingConfig) -> Float[Tensor, "B V"]:
-    """Apply temperature, top-k and top-p: what is cut becomes -inf. Temperature must not be 0."""
-    logits = logits / config.temperature
-    if 0 < config.top_k < logits.shape[-1]:
+    """Apply temperature, top-k and top-p: what is cut becomes -inf. Temperature must not be 0.
+
+    Tokens as likely as the last one that top-k keeps are kept too; top-p breaks such ties by the smaller id.
+    """
+    if 0 < config.top_k < logits.shape[-1]:  # before the division, whose rounding could tie what is not tied
         kth = logits.topk(config.top_k, dim=-1).values[..., -1:]
         logits = logits.masked_fill(logits < kth, -torch.inf)
+    # The largest logit becomes 0 first, so that a tiny temperature gives -inf to the others and never inf - inf.
+    temperature = max(config.temperature, torch.finfo(torch.float32).tiny)
+    logits = (logits - logits.amax(-1, keepdim=True)) / temperature
     if config.top_p < 1.0:
         ordered, order = logits.sort(dim=-1, descending=True, stable=True)
         probabilities = ordered.softmax(-1)

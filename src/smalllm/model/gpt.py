@@ -17,10 +17,11 @@ Source: Vaswani et al. 2017; Radford et al. 2019 (pre-norm, tanh GELU); Su et al
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from smalllm.config import ModelConfig
+from smalllm.model import cpu_attention
 from smalllm.model.kv_cache import KVCache
 from smalllm.recipes.resolve import resolve_shape
 
@@ -91,16 +92,36 @@ class Attention(nn.Module):
         if cache is not None:
             mask = cache.mask(n_queries, device=x.device)
             k, v = cache.append(self.layer, k, v)  # [B G S K]
-        y = F.scaled_dot_product_attention(
-            q,
-            k,
-            v,
-            attn_mask=mask,
-            dropout_p=self.dropout if self.training else 0.0,
-            is_causal=cache is None,
-            enable_gqa=self.n_kv_heads != self.n_heads,
-        )  # [B H T K]
+        y = self.attend(q, k, v, mask, is_causal=cache is None)  # [B H T K]
         return F.dropout(self.out(y.transpose(1, 2).flatten(2)), self.dropout, self.training)
+
+    def attend(
+        self,
+        q: Float[Tensor, "B H T K"],
+        k: Float[Tensor, "B G S K"],
+        v: Float[Tensor, "B G S K"],
+        mask: Bool[Tensor, "T S"] | None,
+        *,
+        is_causal: bool,
+    ) -> Float[Tensor, "B H T K"]:
+        """Softmax of the scaled scores, times the values, by the fastest kernel there is."""
+        is_grouped = self.n_kv_heads != self.n_heads
+        dropout = self.dropout if self.training else 0.0
+        if is_causal and not dropout and _is_compiled_cpu_training(q):
+            repeats = self.n_heads // self.n_kv_heads
+            return cpu_attention.attend(q, k.repeat_interleave(repeats, 1), v.repeat_interleave(repeats, 1))
+        return F.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=is_causal, enable_gqa=is_grouped
+        )
+
+
+def _is_compiled_cpu_training(q: Tensor) -> bool:
+    return (
+        torch.compiler.is_compiling()
+        and q.device.type == "cpu"
+        and q.dtype == torch.bfloat16
+        and torch.is_grad_enabled()
+    )
 
 
 class Mlp(nn.Module):

@@ -83,22 +83,28 @@ def from_dict(table: Mapping[str, Any], *, where: str = "configuration") -> RunC
 
 
 def override(config: RunConfig, changes: Mapping[str, Any]) -> RunConfig:
-    """A copy with dotted fields changed: `override(config, {"optim.lr": 1e-3})`.
+    """A copy with dotted fields changed: `override(config, {"optim.lr": 1e-3})`; None gives a field its default.
 
     Raises:
         ConfigError: every unknown field and wrong type, together.
     """
     table: dict[str, Any] = as_dict(config)
-    for dotted, value in changes.items():
-        *sections, key = dotted.split(".")
-        inner = table
-        for section in sections:
-            inner = inner.setdefault(section, {})
-        if value is None:
+    names = [name for name in _all_names(RunConfig) if name not in table or name == "recipe"]  # fields, not sections
+    wrong = []
+    for name, value in changes.items():
+        section, _, key = name.rpartition(".")
+        inner = table.get(section, table)
+        if name not in names:
+            wrong.append(f"{name}: no such field{_nearest_field(name)}")
+        elif value is None:
             inner.pop(key, None)
         else:
             inner[key] = value
-    return from_dict(table)
+    wrong += _table_problems(RunConfig, table, prefix="")
+    if wrong:
+        raise ConfigError(wrong)
+    overridden: RunConfig = _build(RunConfig, table)
+    return overridden
 
 
 def save_config(config: RunConfig, path: Path) -> None:
@@ -119,7 +125,7 @@ def _table_problems(config_type: type, table: Mapping[str, Any], *, prefix: str)
         name = prefix + key
         if key not in hints:
             kind = "section" if isinstance(value, Mapping) else "field"
-            yield f"{name}: no such {kind}{_nearest(name, _all_names(RunConfig))}"
+            yield f"{name}: no such {kind}{_nearest_field(name)}"
         elif is_dataclass(hints[key]):
             if not isinstance(value, Mapping):
                 yield f"{name} = {value!r}: must be a section, [{name}]"
@@ -192,9 +198,15 @@ def _all_names(config_type: type, prefix: str = "") -> list[str]:
 
 
 def _nearest(name: str, allowed: list[str]) -> str:
-    """`; did you mean "x"?`, or nothing. The last part of a dotted name counts most."""
+    """`; did you mean "x"?`, or nothing."""
     close = difflib.get_close_matches(name, allowed, n=1, cutoff=0.6)
-    if not close:
-        by_key = {a.rsplit(".", 1)[-1]: a for a in allowed}
-        close = [by_key[k] for k in difflib.get_close_matches(name.rsplit(".", 1)[-1], by_key, n=1, cutoff=0.7)]
     return f'; did you mean "{close[0]}"?' if close else ""
+
+
+def _nearest_field(name: str) -> str:
+    """The same for a dotted name: the field whose own name is nearest, of the same section if there are several."""
+    section, _, key = name.rpartition(".")
+    ordered = sorted(_all_names(RunConfig), key=lambda full: full.rpartition(".")[0] == section)
+    by_key = {full.rpartition(".")[2]: full for full in ordered}
+    close = difflib.get_close_matches(key, by_key, n=1, cutoff=0.6)
+    return f'; did you mean "{by_key[close[0]]}"?' if close else ""

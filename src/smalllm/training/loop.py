@@ -39,7 +39,7 @@ class Parts:
     """Write a checkpoint; True: it is the best so far. May raise only if the run must stop."""
     row: Callable[[Mapping[str, Any]], None]
     """Keep a row of metrics."""
-    flops_per_step: float
+    flops_per_step: int
     """Of one update, forward and backward."""
     peak_flops: float
     """What mfu divides by [FLOP/s]."""
@@ -64,7 +64,8 @@ def run_loop(
     """Train from `state` to the end; everything up to the returned state is saved.
 
     Raises:
-        NonFiniteError: a loss or gradient was not finite; the state before that step is saved.
+        NonFiniteError: a loss or gradient was not finite. Nothing is saved then: the last checkpoint is likelier to
+            be sound than the weights that led here.
         CheckpointError: the last checkpoint could not be written.
     """
     max_steps = config.train.max_steps

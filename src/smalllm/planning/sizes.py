@@ -1,0 +1,82 @@
+"""The model size that makes the best use of some minutes on this machine."""
+
+import time
+from dataclasses import dataclass, replace
+
+import torch
+
+from smalllm import runtime
+from smalllm.config import ModelConfig
+from smalllm.model.count import count_parameters, flops_per_token
+from smalllm.model.gpt import GPT
+from smalllm.model.init import init_weights
+from smalllm.training.step import make_loss_function
+
+_D_HEAD = 64
+_TRIAL_TOKENS = 4_096
+
+# Measured on the stories recipe on two cores: see docs/log.md.
+TOKENS_PER_PARAMETER = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """Depth and width of a model; heads are 64 wide."""
+
+    n_layers: int
+    d_model: int
+
+    @property
+    def n_heads(self) -> int:
+        """Heads of width 64."""
+        return self.d_model // _D_HEAD
+
+
+# Smallest first.
+SIZES = (Size(3, 128), Size(4, 192), Size(5, 256), Size(6, 320), Size(8, 384))
+
+
+def measure_speed(config: ModelConfig, *, vocab_size: int) -> float:
+    """How fast this machine trains a model of this shape, uncompiled [FLOP/s].
+
+    Times a forward and backward pass of about 4,096 tokens, three times; takes a few seconds at most.
+
+    Args:
+        config: the shape.
+        vocab_size: real token ids.
+    """
+    device = runtime.pick_device("auto")
+    precision = runtime.pick_precision("auto", device)
+    runtime.configure(threads=runtime.n_physical_cores(), precision=precision)
+    model = GPT(config, vocab_size=vocab_size)
+    init_weights(model, seed=0)
+    model.to(device).train()
+    loss_function = make_loss_function(device, precision, compile_it=False)
+    n_rows = max(1, _TRIAL_TOKENS // config.context_length)
+    tokens = torch.zeros(n_rows, config.context_length, dtype=torch.int64, device=device)
+    best_s = float("inf")
+    for _ in range(3):
+        started_at = time.perf_counter()
+        loss_function(model, tokens, tokens).backward()
+        runtime.synchronize(device)
+        best_s = min(best_s, time.perf_counter() - started_at)
+        model.zero_grad(set_to_none=True)
+    return flops_per_token(config, vocab_size=vocab_size) * tokens.numel() / best_s
+
+
+def size_for(config: ModelConfig, *, vocab_size: int, speed_flops: float, seconds: float) -> Size:
+    """The largest of `SIZES` that sees `TOKENS_PER_PARAMETER` tokens for each of its parameters in the time.
+
+    Args:
+        config: the shape, of which depth, width and heads are replaced.
+        vocab_size: real token ids.
+        speed_flops: of training [FLOP/s].
+        seconds: of training.
+    """
+    fitting = SIZES[0]
+    for size in SIZES:
+        shape = replace(config, n_layers=size.n_layers, d_model=size.d_model, n_heads=size.n_heads)
+        n_tokens = speed_flops * seconds / flops_per_token(shape, vocab_size=vocab_size)
+        if n_tokens >= TOKENS_PER_PARAMETER * count_parameters(shape, vocab_size=vocab_size).total:
+            fitting = size
+    return fitting

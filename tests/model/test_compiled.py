@@ -1,0 +1,56 @@
+"""The compiled model is the eager one. In a process of its own: Dynamo cannot trace the shape checks of the tests."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from smalllm import runtime
+
+PROGRAM = """
+import dataclasses, torch, torch.nn.functional as F
+from smalllm.config import ModelConfig
+from smalllm.model.gpt import GPT
+from smalllm.model.init import init_weights
+
+torch.set_num_threads(1)
+base = ModelConfig(n_layers=2, n_heads=4, d_model=32, context_length=16)
+gpt2 = dataclasses.replace(base, position="learned", bias=True)
+llama = dataclasses.replace(base, norm="rmsnorm", mlp="swiglu", qk_norm=True, n_kv_heads=2, tie_embeddings=False)
+token_ids = torch.randint(61, (4, 16), generator=torch.Generator().manual_seed(1))
+
+def loss_and_gradients(model, function):
+    model.zero_grad()
+    loss = function(model)
+    loss.backward()
+    return [loss.detach(), *(p.grad.clone() for p in model.parameters())]
+
+def loss_of(model):
+    return F.cross_entropy(model(token_ids).flatten(0, 1), token_ids.flip(0).flatten())
+
+for config in (gpt2, llama):
+    model = GPT(config, vocab_size=61)
+    init_weights(model, seed=0)
+    eager = loss_and_gradients(model, loss_of)
+    compiled = loss_and_gradients(model, torch.compile(loss_of, dynamic=False, fullgraph=True))
+    torch.testing.assert_close(compiled, eager)
+    with torch.no_grad():
+        model.norm.weight.add_(0.01)
+    changed = loss_and_gradients(model, loss_of)
+    try:
+        torch.testing.assert_close(compiled, changed)
+    except AssertionError:
+        print("equal, and a change is seen")
+"""
+
+
+@pytest.mark.slow
+def test_compiled_loss_and_gradients_equal_eager_ones() -> None:
+    missing = runtime.missing_compiler("cpu")
+    if missing:
+        pytest.skip(f"torch.compile cannot run here: {missing}")
+    environment = {**os.environ, "JAXTYPING_DISABLE": "1"}
+    done = subprocess.run([sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("equal, and a change is seen") == 2
