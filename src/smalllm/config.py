@@ -117,7 +117,7 @@ class OptimConfig:
     muon_lr: float = 0.02
     """Peak learning rate of Muon."""
     min_lr_ratio: float = 0.1
-    """Rate of the last update as a share of the peak."""
+    """Where the schedule ends, as a share of the peak; the update after the last one would have it."""
     schedule: Schedule = "cosine"
     """After warmup: cosine or linear to min_lr_ratio, hold (flat, then linear over decay_fraction), constant."""
     warmup_steps: int | None = None
@@ -129,7 +129,7 @@ class OptimConfig:
     weight_decay: float = 0.1
     """Decoupled weight decay of matrices."""
     decay_embeddings: bool = True
-    """Decay the token and position embeddings too."""
+    """Decay the token and position embeddings too; with muon only the matrices inside the blocks are decayed."""
     beta1: float = 0.9
     """AdamW's decay of the gradient's mean."""
     beta2: float = 0.95

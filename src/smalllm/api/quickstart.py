@@ -6,12 +6,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from smalllm import runtime
 from smalllm.api.data import prepare
 from smalllm.api.runs import train
+from smalllm.config import RunConfig
 from smalllm.errors import ConfigError
 from smalllm.planning.sizes import measure_speed, size_for
 from smalllm.protocols import Progress, Silent
 from smalllm.recipes import load_recipe, override
+from smalllm.training.step import make_loss_function
 
 _STORIES_PER_MINUTE = 20_000
 _MIN_STORIES, _MAX_STORIES = 20_000, 400_000
@@ -42,7 +45,7 @@ def quickstart(*, minutes: float = 3.0, out: Path | None = None, progress: Progr
     prepare(config, out=data, progress=progress)
     if not (out / "config.toml").exists():
         vocab_size = config.tokenizer.vocab_size or 0
-        speed = measure_speed(config.model, vocab_size=vocab_size)
+        speed = _speed(config, vocab_size=vocab_size)
         size = size_for(config.model, vocab_size=vocab_size, speed_flops=speed, seconds=60 * minutes)
         progress.say(
             f"this machine trains at about {speed / 1e9:,.0f} GFLOP/s: a model of {size.n_layers} layers, "
@@ -59,3 +62,12 @@ def quickstart(*, minutes: float = 3.0, out: Path | None = None, progress: Progr
             },
         )
     return train(config, out=out, resume=True, progress=progress)
+
+
+def _speed(config: RunConfig, *, vocab_size: int) -> float:
+    """How fast this machine trains the recipe's model, uncompiled [FLOP/s]."""
+    device = runtime.pick_device("auto")
+    precision = runtime.pick_precision("auto", device)
+    runtime.configure(threads=runtime.n_physical_cores(), precision=precision)
+    loss_function = make_loss_function(device, precision, compile_it=False)
+    return measure_speed(config.model, loss_function, vocab_size=vocab_size, device=device)

@@ -22,8 +22,6 @@ def lr_scale(step: int, config: OptimConfig, *, max_steps: int) -> float:
     if step < start:
         return 1.0
     progress = min(1.0, (step - start) / max(1, max_steps - start))
-    if config.schedule == "cosine":
-        remaining = 0.5 * (1.0 + math.cos(math.pi * progress))
-    else:
-        remaining = 1.0 - progress
+    cosine = config.schedule == "cosine"
+    remaining = 0.5 * (1.0 + math.cos(math.pi * progress)) if cosine else 1.0 - progress
     return config.min_lr_ratio + (1.0 - config.min_lr_ratio) * remaining

@@ -1,16 +1,17 @@
 """The model size that makes the best use of some minutes on this machine."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
+from torch import Tensor, nn
 
 from smalllm import runtime
 from smalllm.config import ModelConfig
 from smalllm.model.count import count_parameters, flops_per_token
 from smalllm.model.gpt import GPT
 from smalllm.model.init import init_weights
-from smalllm.training.step import make_loss_function
 
 _D_HEAD = 64
 _TRIAL_TOKENS = 4_096
@@ -36,22 +37,22 @@ class Size:
 SIZES = (Size(3, 128), Size(4, 192), Size(5, 256), Size(6, 320), Size(8, 384))
 
 
-def measure_speed(config: ModelConfig, *, vocab_size: int) -> float:
+def measure_speed(
+    config: ModelConfig, loss_function: Callable[[nn.Module, Tensor, Tensor], Tensor], *, vocab_size: int, device: str
+) -> float:
     """How fast this machine trains a model of this shape, uncompiled [FLOP/s].
 
     Times a forward and backward pass of about 4,096 tokens, three times; takes a few seconds at most.
 
     Args:
         config: the shape.
+        loss_function: from model, inputs and targets to the mean loss, as training uses it.
         vocab_size: real token ids.
+        device: where to measure.
     """
-    device = runtime.pick_device("auto")
-    precision = runtime.pick_precision("auto", device)
-    runtime.configure(threads=runtime.n_physical_cores(), precision=precision)
     model = GPT(config, vocab_size=vocab_size)
     init_weights(model, seed=0)
     model.to(device).train()
-    loss_function = make_loss_function(device, precision, compile_it=False)
     n_rows = max(1, _TRIAL_TOKENS // config.context_length)
     tokens = torch.zeros(n_rows, config.context_length, dtype=torch.int64, device=device)
     best_s = float("inf")

@@ -4,6 +4,7 @@ It knows nothing of files, tokenizers or terminals: what it needs from them come
 `step` counts updates applied. See docs/numerics.md for what a row at a step means.
 """
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -162,9 +163,10 @@ def _evaluate(state: TrainState, parts: Parts, clock: Clock) -> tuple[TrainState
             **measures,
         }
     )
-    is_best = state.best_loss is None or measures["loss"] < state.best_loss
+    loss = measures["loss"]
+    is_best = math.isfinite(loss) and (state.best_loss is None or loss < state.best_loss)
     if is_best:
-        return replace(state, best_loss=measures["loss"], best_step=state.step, n_worse=0), True
+        return replace(state, best_loss=loss, best_step=state.step, n_worse=0), True
     return replace(state, n_worse=state.n_worse + 1), False
 
 
