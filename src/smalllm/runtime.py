@@ -118,7 +118,7 @@ def configure(*, threads: int, precision: str) -> None:
     """Set process-wide switches once, before the first tensor of a run.
 
     Freed memory is kept rather than returned: large activations come and go each step, and fresh pages cost a
-    fault for every 4 KiB (about 5 % of a CPU training step as measured; see docs/log.md).
+    fault for every 4 KiB (about 7 % of a CPU training step; see docs/log.md).
     """
     torch.set_num_threads(threads)
     torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")

@@ -31,7 +31,11 @@ def main(arguments: Sequence[str]) -> int:
     out = options.out or data_path(run_config)
     manifest = prepare(run_config, out=out, progress=make_progress())
     if options.json:
-        print(json.dumps({"path": str(out), "splits": {k: asdict(v) for k, v in manifest.splits.items()}}))
+        splits = {
+            name: {"tokens": s.tokens, "documents": s.documents, "text_bytes": s.text_bytes, **asdict(s)}
+            for name, s in manifest.splits.items()
+        }
+        print(json.dumps({"path": str(out), "splits": splits}))
         return 0
     print(f"{out}: {manifest.tokenizer.kind} tokenizer, {manifest.tokenizer.vocab_size:,} ids")
     for split, facts in manifest.splits.items():

@@ -16,7 +16,7 @@ from smalllm.model.init import init_weights
 _D_HEAD = 64
 _TRIAL_TOKENS = 4_096
 
-# Measured on the stories recipe on two cores: see docs/log.md.
+# A larger model that sees fewer tokens than this is no better after the same time. A round number, not a tuned one.
 TOKENS_PER_PARAMETER = 1.0
 
 
