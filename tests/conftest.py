@@ -1,5 +1,6 @@
 """What tests share: one torch thread, small shapes, and models whose weights leave nothing at 0 or 1."""
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,8 @@ SHAPES: dict[str, dict[str, Any]] = {
     "mixed": {"qk_norm": True, "n_kv_heads": 1, "bias": True},
 }
 
-settings.register_profile("smalllm", deadline=None)  # the first example of a test may import torch
+# No deadline: the first example of a test may import torch. In CI the same examples each time, elsewhere new ones.
+settings.register_profile("smalllm", deadline=None, derandomize=bool(os.environ.get("CI")))
 settings.load_profile("smalllm")
 torch.set_num_threads(1)
 

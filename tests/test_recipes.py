@@ -19,13 +19,13 @@ FLOPS = 1_000_000
 
 KNOWN: dict[str, dict[str, Any]] = {
     "stories": {
-        "data.source": "stories", "tokenizer.kind": "sentencepiece", "tokenizer.vocab_size": 2048,
+        "data.source": "stories", "tokenizer.kind": "sentencepiece", "tokenizer.vocab_size": 4096,
         "model.norm": "rmsnorm", "model.mlp": "swiglu", "model.position": "rope", "model.qk_norm": True,
-        "model.tie_embeddings": False, "model.init": "zero",
+        "model.tie_embeddings": True, "model.n_heads": 3, "model.context_length": 256,
         "optim.kind": "muon", "optim.schedule": "linear", "optim.min_lr_ratio": 0.0,
     },
     "python": {
-        "data.source": "python", "tokenizer.kind": "sentencepiece", "model.tie_embeddings": False,
+        "data.source": "python", "tokenizer.kind": "sentencepiece", "model.tie_embeddings": True,
         "optim.kind": "muon", "train.max_minutes": 10.0,
     },
     "shakespeare": {

@@ -61,6 +61,7 @@ def test_top_k_by_hand_with_a_tie() -> None:
     assert kept(logits, SamplingConfig(top_k=5)) == kept(logits, SamplingConfig(top_k=0)) == {0, 1, 2, 3, 4}
 
 
+@example(logits=[1.0, -2.161707478868301e-34, 0.0], p=0.75, temperature=1.0)  # tied only after rounding
 @given(logits=LOGITS, p=st.floats(0.01, 0.999), temperature=TEMPERATURES)
 def test_top_p_keeps_the_smallest_set_that_reaches_p(logits: list[float], p: float, temperature: float) -> None:
     probabilities = softmax(logits, temperature)

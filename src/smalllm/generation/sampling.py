@@ -75,12 +75,12 @@ def filter_logits(logits: Float[Tensor, "B V"], config: SamplingConfig) -> Float
     if 0 < config.top_k < logits.shape[-1]:  # before the division, whose rounding could tie what is not tied
         kth = logits.topk(config.top_k, dim=-1).values[..., -1:]
         logits = logits.masked_fill(logits < kth, -torch.inf)
+    order = logits.argsort(dim=-1, descending=True, stable=True)  # as above: before rounding can tie anything
     # The largest logit becomes 0 first, so that a tiny temperature gives -inf to the others and never inf - inf.
     temperature = max(config.temperature, torch.finfo(torch.float32).tiny)
     logits = (logits - logits.amax(-1, keepdim=True)) / temperature
     if config.top_p < 1.0:
-        ordered, order = logits.sort(dim=-1, descending=True, stable=True)
-        probabilities = ordered.softmax(-1)
+        probabilities = logits.gather(-1, order).softmax(-1)
         before = probabilities.cumsum(-1) - probabilities  # mass of the likelier tokens; 0 for the first
         cut = (before >= config.top_p).scatter(-1, order, before >= config.top_p)
         logits = logits.masked_fill(cut, -torch.inf)
