@@ -1,0 +1,212 @@
+"""All that one sitting of a run works with, from the data to the compiled model: everything before the first step."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from smalllm import runtime
+from smalllm.api.data import data_path, load_data
+from smalllm.api.resume import check_facts, facts_of
+from smalllm.api.scores import Exam
+from smalllm.checkpoint import Checkpoint, TrainState, copy_parameters, load_latest, mark_best
+from smalllm.config import RunConfig
+from smalllm.data.batches import micro_batch_ids, n_windows, read_windows
+from smalllm.data.manifest import Manifest
+from smalllm.data.shards import TokenStream, open_split, verify_shards
+from smalllm.model.count import flops_per_token
+from smalllm.model.gpt import GPT
+from smalllm.model.init import init_weights
+from smalllm.optim.optimizers import build_optimizers, load_optimizer_tensors
+from smalllm.protocols import Progress, Tokenizer
+from smalllm.recipes import save_config
+from smalllm.recipes.resolve import Machine, resolve, resolve_minutes
+from smalllm.rundir import RunDir, rewind_jsonl, write_json
+from smalllm.tokenizers import save_tokenizer
+from smalllm.training.step import LossFunction, make_loss_function
+from smalllm.training.warmup import run_once, time_update
+
+_VERIFY_BYTES = 2 << 30  # shards up to this size are hashed at every start; larger ones have their sizes checked
+
+
+@dataclass(slots=True)
+class Sitting:
+    """All that one sitting of a run works with."""
+
+    run: RunDir
+    config: RunConfig
+    data: Path
+    manifest: Manifest
+    tokenizer: Tokenizer
+    stream: TokenStream
+    exam: Exam
+    model: GPT
+    optimizers: list[Optimizer]
+    state: TrainState
+    loss_function: LossFunction
+    environment: dict[str, Any]
+
+    @property
+    def is_complete(self) -> bool:
+        config, state = self.config.train, self.state
+        out_of_patience = bool(config.patience) and state.n_worse >= config.patience
+        return out_of_patience or (config.max_steps is not None and state.step >= config.max_steps)
+
+
+def sit_down(
+    run: RunDir, config: RunConfig, *, stored: bool, changes: Mapping[str, Any], command: str, progress: Progress
+) -> Sitting:
+    """Everything up to the first step: data, model, state, compiled function, final configuration."""
+    began_at = time.monotonic()
+    data = data_path(config)
+    manifest, tokenizer = load_data(data, command=command)
+    if sum(f.tokens for split in manifest.splits.values() for f in split.files) * 2 <= _VERIFY_BYTES:
+        verify_shards(data, manifest)
+    loaded = load_latest(run, notice=progress.say)
+    if loaded is not None:
+        check_facts(run, loaded, facts_of(manifest, tokenizer))
+    config, environment = _resolved(config, manifest, progress)
+    model, optimizers, state = _build(config, tokenizer, loaded)
+    stream = open_split(data, manifest, "train")
+    n_windows(stream.n_tokens, config.model.context_length)
+    sitting = Sitting(
+        run=run,
+        config=config,
+        data=data,
+        manifest=manifest,
+        tokenizer=tokenizer,
+        stream=stream,
+        exam=Exam(data, manifest, tokenizer, config, max_tokens=config.eval.tokens),
+        model=model,
+        optimizers=optimizers,
+        state=state,
+        loss_function=make_loss_function(
+            config.train.device, config.train.precision, compile_it=bool(config.train.compile)
+        ),
+        environment=environment,
+    )
+    if not sitting.is_complete:
+        _warm_up(sitting, loaded, began_at=began_at, progress=progress)
+    if not stored or changes or sitting.config != config:
+        save_config(sitting.config, run.config)
+    write_json(run.environment, sitting.environment)
+    save_tokenizer(tokenizer, run.tokenizer)
+    rewind_jsonl(run.metrics, step=state.step)
+    rewind_jsonl(run.samples, step=state.step)
+    if state.best_step == state.step and state.step:
+        mark_best(run, state.step)
+    return sitting
+
+
+def _resolved(config: RunConfig, manifest: Manifest, progress: Progress) -> tuple[RunConfig, dict[str, Any]]:
+    device = runtime.pick_device(config.train.device)
+    precision = runtime.pick_precision(config.train.precision, device)
+    lacking = runtime.missing_compiler(device)
+    if lacking and config.train.compile is not False:
+        progress.say(f"running uncompiled, about half as fast: {lacking}")
+        config = replace(config, train=replace(config.train, compile=False))
+    threads = config.train.threads or runtime.n_physical_cores()
+    runtime.configure(threads=threads, precision=precision)
+    environment = runtime.environment(device)
+    vocab_size = manifest.tokenizer.vocab_size
+    resolved, notices = resolve(
+        config,
+        Machine(
+            device=device,
+            precision=precision,
+            can_compile=not lacking,
+            threads=threads,
+            peak_flops=environment["peak_flops"],
+        ),
+        vocab_size=vocab_size,
+        train_tokens=manifest.splits["train"].tokens,
+        flops_per_token=flops_per_token(config.model, vocab_size=vocab_size),
+    )
+    for notice in notices:
+        progress.say(notice)
+    return resolved, environment
+
+
+def _build(
+    config: RunConfig, tokenizer: Tokenizer, loaded: Checkpoint | None
+) -> tuple[GPT, list[Optimizer], TrainState]:
+    model = GPT(config.model, vocab_size=tokenizer.vocab_size)
+    if loaded is None:
+        init_weights(model, seed=config.train.seed)
+    else:
+        copy_parameters(model, loaded.model, where=str(loaded.path))
+    model.to(config.train.device)
+    optimizers = build_optimizers(model, config.optim)
+    if loaded is not None:
+        load_optimizer_tensors(optimizers, loaded.optimizer)
+    return model, optimizers, loaded.state if loaded else TrainState()
+
+
+def _warm_up(sitting: Sitting, loaded: Checkpoint | None, *, began_at: float, progress: Progress) -> None:
+    """Compile, and turn minutes into steps; neither leaves a trace in weights or optimizer state."""
+    config = sitting.config
+    batch = make_batches(sitting)(sitting.state.cursor)[0]
+    if config.train.compile:
+        progress.say("compiling the model; this takes up to a minute, once")
+        try:
+            run_once(sitting.model, sitting.loss_function, batch)
+        except Exception as error:  # the compiler is a program of its own, with failures of its own
+            progress.say(f"running uncompiled: torch.compile failed here ({str(error).splitlines()[0][:200]})")
+            config = replace(config, train=replace(config.train, compile=False))
+            sitting.loss_function = make_loss_function(config.train.device, config.train.precision, compile_it=False)
+    if config.train.max_minutes is not None:
+        sitting.optimizers = build_optimizers(sitting.model, config.optim)
+        step_time_s = time_update(
+            sitting.model,
+            sitting.optimizers,
+            sitting.loss_function,
+            batch,
+            grad_accum_steps=_grad_accum_steps(config),
+            device=config.train.device,
+        )
+        config, notices = resolve_minutes(
+            config,
+            step_time_s=step_time_s,
+            spent_s=time.monotonic() - began_at,
+            done_steps=sitting.state.step,
+        )
+        for notice in [f"{step_time_s:.3g} s an update: {config.train.max_steps:,} steps", *notices]:
+            progress.say(notice)
+        sitting.optimizers = build_optimizers(sitting.model, config.optim)
+        if loaded is not None:
+            load_optimizer_tensors(sitting.optimizers, loaded.optimizer)
+    sitting.config = config
+
+
+def make_batches(sitting: Sitting) -> Callable[[int], Sequence[tuple[Tensor, Tensor]]]:
+    """Cursor -> micro-batches, read from the shards onto the device."""
+    config, stream = sitting.config, sitting.stream
+    context, size = config.model.context_length, config.train.micro_batch_size or 1
+    total = n_windows(stream.n_tokens, context)
+
+    def batches(cursor: int) -> Sequence[tuple[Tensor, Tensor]]:
+        micro_batches = []
+        for micro_step in range(_grad_accum_steps(config)):
+            ids = micro_batch_ids(
+                config.train.seed,
+                cursor,
+                rank=0,
+                n_ranks=1,
+                micro_batch_size=size,
+                micro_step=micro_step,
+                n_windows=total,
+            )
+            rows = torch.from_numpy(read_windows(stream, ids, context)).to(config.train.device)
+            micro_batches.append((rows[:, :-1].contiguous(), rows[:, 1:].contiguous()))
+        return micro_batches
+
+    return batches
+
+
+def _grad_accum_steps(config: RunConfig) -> int:
+    return config.train.tokens_per_step // (config.model.context_length * (config.train.micro_batch_size or 1))
