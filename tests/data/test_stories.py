@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from smalllm.data.stories import CLOSING, StoryError, enumerate_stories, is_valid, parse, stories, story
 from smalllm.data.stories.engine import Program, Teller, Writer, parse_with, sample
-from smalllm.data.stories.grammar import DAY, OPENERS, OPENING, PLOTS, story_program, tell_story
+from smalllm.data.stories.grammar import ENDING, OPENING, OUTING, REACTION, story_program, tell_story
 from smalllm.data.stories.lexicon import lexicon
-from smalllm.data.stories.plot import Plot
+from smalllm.data.stories.plots import PLOTS, Plot
 from smalllm.data.stories.templates import (
     AmbiguityError,
     Beat,
@@ -174,8 +174,10 @@ def test_parse_gives_back_text_and_log_probability_exactly() -> None:
         assert parse(told.text) == told
 
 
-def all_beats() -> list[Beat]:
-    return [*OPENING, DAY, OPENERS, *chain.from_iterable(plot.problem + plot.ending for plot in PLOTS)]
+def beats_of(plot: Plot) -> list[Beat]:
+    """The beats of a story with this plot, in the order in which they are told."""
+    before = (*OPENING, *OUTING, uniform_beat(plot.troubles), *REACTION)
+    return [*before, *plot.solution, *ENDING, plot.moral]
 
 
 class FirstOfEach(Writer):
@@ -199,14 +201,14 @@ def test_every_beat_of_every_plot_is_a_probability_distribution(plot: Plot) -> N
         name: replace(group, entries=group.entries[:2], weights=group.weights[:2]) for name, group in lexicon().items()
     }
     before = FirstOfEach(Program(tell_story, small))
-    for beat in (*OPENING, DAY, uniform_beat(plot.openers), *plot.problem, *plot.ending):
+    for beat in beats_of(plot):
 
         def tell(teller: Teller, beat: Beat = beat) -> None:
             teller.facts.update(before.facts)
             teller.tell(beat)
 
         told = list(enumerate_stories(Program(tell, small)))
-        assert len({story.text for story in told}) == len(told) >= 3
+        assert len({story.text for story in told}) == len(told) >= 2
         assert abs(math.fsum(math.exp(story.log_prob) for story in told) - 1) < 1e-12
         before.tell(beat)
 
@@ -221,7 +223,7 @@ def test_there_are_more_than_10_to_the_12_stories() -> None:
 
 def word_bound(best: Callable[..., int]) -> int:
     """Words of the longest (max) or shortest (min) story: every form and every word taken at its extreme."""
-    classes = dict(re.findall(r"\{(?:a )?(\w+)(?:\.\w+)?=(\w+)", " ".join(chain(*(b.forms for b in all_beats())))))
+    classes = dict(re.findall(r"\{(?:a )?(\w+)(?:\.\w+)?=(\w+)", " ".join(chain(*(b.forms for plot in PLOTS for b in beats_of(plot))))))
     groups = lexicon()
 
     def n_slot_words(slot: str) -> int:
@@ -238,10 +240,7 @@ def word_bound(best: Callable[..., int]) -> int:
             for form in beat.forms
         )
 
-    n_plot_words = best(
-        sum(n_words(beat) for beat in (uniform_beat(plot.openers), *plot.problem, *plot.ending)) for plot in PLOTS
-    )
-    return sum(map(n_words, (*OPENING, DAY))) + n_plot_words + len(CLOSING.split())
+    return best(sum(map(n_words, beats_of(plot))) for plot in PLOTS) + len(CLOSING.split())
 
 
 def test_every_story_has_60_to_190_words() -> None:
@@ -288,7 +287,7 @@ def test_the_closing_sentence_stands_at_the_end_and_nowhere_else() -> None:
 def test_words_are_drawn_by_their_weights() -> None:
     family = lexicon()["family"]
     n = len(SAMPLE)
-    opening = r"^[^\n]*?(?:had a kind|with (?:his|her)|with a kind|and (?:his|her)) ([a-z]+(?: sister| brother)?)\."
+    opening = r"^[^\n]*?(?:with|and) (?:his|her) ([a-z]+(?: sister| brother)?)(?: in|\.| lived in) "
     counts = Counter(re.match(opening, told.text)[1] for told in SAMPLE)  # type: ignore[index]
     assert sum(counts.values()) == n
     for entry, weight in zip(family.entries, family.weights, strict=True):

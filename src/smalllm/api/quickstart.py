@@ -57,6 +57,7 @@ def quickstart(*, minutes: float = 3.0, out: Path | None = None, progress: Progr
                 "model.n_layers": size.n_layers,
                 "model.d_model": size.d_model,
                 "model.n_heads": size.n_heads,
+                "model.d_ff": size.d_ff,
                 "train.max_steps": None,
                 "train.max_minutes": float(minutes),
             },

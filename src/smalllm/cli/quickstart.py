@@ -67,7 +67,7 @@ How good it is, on stories it never saw:
 
 Look at:   {out / "report.html"}   (curves, numbers, samples)
 Try next:
-  smalllm generate {out} --prompt "There once was a" --n 3
+  smalllm generate {out} --prompt "Once upon a time, there was a" --n 3
   smalllm quickstart --minutes 20 --out {out}-20      a better one
   smalllm prepare python && smalllm train python      real text: your Python's own source
   smalllm recipes                                     what else there is"""

@@ -1,7 +1,8 @@
 """The story program: how every story opens, goes through one plot, and closes.
 
-Three paragraphs: who and where; one day and its problem; how it ended and what was learned. What is said of
-the hero, the friend and the things they meet comes back later, so that a model must remember it.
+Three paragraphs: a hero, a home, a toy and a friend; an outing and its trouble; how it ended and what was
+learned. Names, things and places that were introduced come back later, so that a model must remember them.
+Most sentences serve every plot, so that a small model meets each often enough to learn what it refers to.
 """
 
 import hashlib
@@ -11,52 +12,83 @@ from random import Random
 
 from smalllm.data.stories.engine import Program, Story, StoryError, Teller, parse_with, sample
 from smalllm.data.stories.lexicon import lexicon
-from smalllm.data.stories.plots_of_animals import PLOTS as ANIMALS
-from smalllm.data.stories.plots_of_deeds import PLOTS as DEEDS
-from smalllm.data.stories.plots_of_friends import PLOTS as FRIENDS
-from smalllm.data.stories.plots_of_things import PLOTS as THINGS
+from smalllm.data.stories.plots import PLOTS
 from smalllm.data.stories.templates import Beat, beats, uniform_beat
 
 CLOSING = "The end."
 """The last sentence of every story; it stands nowhere else."""
 
-PLOTS = THINGS + FRIENDS + ANIMALS + DEEDS
-
 OPENING = beats("""
-Once upon a time, {a trait=trait} {hero.intro=child} from {village=village} had a kind {family=family}.
-Once there lived {a trait=trait} {hero.intro=child} in {village=village} with {hero.his} {family=family}.
-Long ago, {a trait=trait} {hero.intro=child} from {village=village} lived with {hero.his} {family=family}.
-There was once {a trait=trait} {hero.intro=child} in {village=village} who lived with a kind {family=family}.
-In {village=village}, there lived {a trait=trait} {hero.intro=child} and {hero.his} {family=family}.
+Once upon a time, there was {a trait=trait} {hero.intro=child}.
+Once there lived {a trait=trait} {hero.intro=child}.
+Long ago, there lived {a trait=trait} {hero.intro=child}.
+This is the story of {a trait=trait} {hero.intro=child}.
 
-{hero.His} best friend was {a trait2=trait!trait} {friend.intro=child!hero} who lived near the {place=place}.
-Near the {place=place}, {hero.he} often met {a trait2=trait!trait} {friend.intro=child!hero}.
-{hero} liked to go to the {place=place} with {a trait2=trait!trait} {friend.intro=child!hero}.
-{hero.He} often played {=game} near the {place=place} with {a trait2=trait!trait} {friend.intro=child!hero}.
+{hero} lived in {village=village} with {hero.his} {family=family}.
+{hero.He} lived with {hero.his} {family=family} in {village=village}.
+{hero} and {hero.his} {family=family} lived in {village=village}.
+
+{hero.He} had {a look=look} {thing=thing} and played with the {thing} every {=time}.
+{hero.His} {family} had given {hero.him} {a look=look} {thing=thing}, and {hero} loved the {thing}.
+Of all {hero.his} toys, {hero} liked the {look=look} {thing=thing} best.
+For {hero.his} birthday, {hero} got {a look=look} {thing=thing} from {hero.his} {family}.
+
+{hero.His} best friend was {a =trait} {animal=animal} named {friend=pet}.
+{hero.He} had a friend, {a =trait} {animal=animal} named {friend=pet}.
+Next door lived {a =trait} {animal=animal} named {friend=pet}.
+{hero} often played {=game} with {a =trait} {animal=animal} named {friend=pet}.
 """)
 
-(DAY,) = beats("""
-One {weather=weather} {time=time},
-On {a weather=weather} {time=time},
-It was {a weather=weather} {time=time}, and
-Then came {a weather=weather} {time=time}, and
+OUTING = beats("""
+One {weather=weather} {time=time}, {hero} and {friend} went to the {place=place}.
+On {a weather=weather} {time=time}, {hero} took {friend} to the {place=place}.
+It was {a weather=weather} {time=time}, and {hero} met {friend} at the {place=place}.
+
+They ate {food=food} and played {=game}.
+"I have some {food=food}," said {friend}, and they ate {=adverb}.
+{hero} had brought {food=food} and the {look} {thing}.
+"Let us play {=game}," said {hero}, "and then we can eat {food=food}."
 """)
 
-OPENERS = uniform_beat(tuple(opener for plot in PLOTS for opener in plot.openers))
-PLOT_OF_OPENER = tuple(plot for plot in PLOTS for _ in plot.openers)
+TROUBLES = uniform_beat(tuple(trouble for plot in PLOTS for trouble in plot.troubles))
+PLOT_OF_TROUBLE = tuple(plot for plot in PLOTS for _ in plot.troubles)
+
+REACTION = beats("""
+{hero} felt {=sad} and began to cry.
+{hero} was {=sad}, and {friend} was {=sad} too.
+"I am so {=sad}," said {hero}.
+"Do not be {=sad}," said {friend} {=adverb}.
+
+"I have an idea," said {friend} {=adverb}.
+"What can we do?" asked {hero}.
+{hero} thought for {=number} minutes.
+The {animal} looked at {hero} {=adverb}.
+""")
+
+ENDING = beats("""
+{hero} hugged {friend} {=adverb} and felt {=happy}.
+"Thank you for your help, {friend}," said {hero} {=adverb}.
+{hero} was {=happy}, and {friend} was {=happy} too.
+"You are the best {animal} in {village}," said {hero} {=adverb}.
+
+In the evening, {hero} told {hero.his} {family} about the {place}.
+They went back to {village} and ate more {food} with {hero.his} {family}.
+At home, {hero.his} {family} was {=happy} and made {=food} for {friend}.
+That night, {hero} went to bed with the {look} {thing}.
+""")
 
 
 def tell_story(teller: Teller) -> None:
     """Tell one story of three paragraphs, the closing sentence at the end of the last."""
     _tell_all(teller, OPENING)
     teller.say("\n")
-    teller.tell(DAY)
+    _tell_all(teller, OUTING)
     teller.say(" ")
-    plot = PLOT_OF_OPENER[teller.tell(OPENERS)]
+    plot = PLOT_OF_TROUBLE[teller.tell(TROUBLES)]
     teller.say(" ")
-    _tell_all(teller, plot.problem)
+    _tell_all(teller, REACTION)
     teller.say("\n")
-    _tell_all(teller, plot.ending)
+    _tell_all(teller, (*plot.solution, *ENDING, plot.moral))
     teller.say(f" {CLOSING}")
 
 
