@@ -21,7 +21,8 @@ KNOWN: dict[str, dict[str, Any]] = {
     "stories": {
         "data.source": "stories", "tokenizer.kind": "sentencepiece", "tokenizer.vocab_size": 4096,
         "model.norm": "rmsnorm", "model.mlp": "swiglu", "model.position": "rope", "model.qk_norm": True,
-        "model.tie_embeddings": True, "model.n_heads": 3, "model.context_length": 256,
+        "model.tie_embeddings": True, "model.n_layers": 2, "model.d_model": 256, "model.n_heads": 4,
+        "model.d_ff": 512, "model.context_length": 256,
         "optim.kind": "muon", "optim.schedule": "linear", "optim.min_lr_ratio": 0.0,
     },
     "python": {

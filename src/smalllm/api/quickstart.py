@@ -3,6 +3,7 @@ training, evaluation against the floor, report.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -51,17 +52,8 @@ def quickstart(*, minutes: float = 3.0, out: Path | None = None, progress: Progr
             f"this machine trains at about {speed / 1e9:,.0f} GFLOP/s: a model of {size.n_layers} layers, "
             f"width {size.d_model}, for {minutes:g} minutes"
         )
-        config = override(
-            config,
-            {
-                "model.n_layers": size.n_layers,
-                "model.d_model": size.d_model,
-                "model.n_heads": size.n_heads,
-                "model.d_ff": size.d_ff,
-                "train.max_steps": None,
-                "train.max_minutes": float(minutes),
-            },
-        )
+        config = replace(config, model=size.of(config.model))
+        config = override(config, {"train.max_steps": None, "train.max_minutes": float(minutes)})
     return train(config, out=out, resume=True, progress=progress)
 
 

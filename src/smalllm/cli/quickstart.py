@@ -61,7 +61,7 @@ How good it is, on stories it never saw:
   {val["bits_per_byte"]:.4f} bits per byte: what it needs to spell out a held-out story, per byte of text
   {unigram["bits_per_byte"]:.4f} is what knowing only how common each word is would need
   {floor["bits_per_byte"]:.4f} is the floor: the stories come from a grammar whose randomness is known, and no model can
-         need less. This one is at {floor["ratio"]:.2f} times the floor: {1 - floor["excess_share"]:.1%} of the way from
+         need less. This one is at {floor["ratio"]:.3f} times the floor: {1 - floor["excess_share"]:.2%} of the way from
          word counting to perfect.
   {n_valid} of {generated["n"]} stories that it made up are correct to the letter: who is who, what was lost, and where.
 

@@ -17,7 +17,7 @@ _D_HEAD = 64
 _TRIAL_TOKENS = 4_096
 
 # A larger model that sees fewer tokens than this is no better after the same time. A round number, not a tuned one.
-TOKENS_PER_PARAMETER = 1.5
+TOKENS_PER_PARAMETER = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,14 +39,12 @@ class Size:
 
     def of(self, config: ModelConfig) -> ModelConfig:
         """`config` in this size."""
-        return replace(
-            config, n_layers=self.n_layers, d_model=self.d_model, n_heads=self.n_heads, d_ff=self.d_ff
-        )
+        return replace(config, n_layers=self.n_layers, d_model=self.d_model, n_heads=self.n_heads, d_ff=self.d_ff)
 
 
 # Smallest first. Shallow and wide: at equal cost they learn to copy from the context several times sooner than
 # deep and narrow ones (docs/log.md).
-SIZES = (Size(2, 128), Size(2, 192), Size(2, 256), Size(3, 320), Size(4, 384))
+SIZES = (Size(2, 128), Size(2, 192), Size(2, 256), Size(3, 320))
 
 
 def measure_speed(
