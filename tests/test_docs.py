@@ -39,10 +39,13 @@ def page(name: str) -> str:
 
 
 def commands_of(text: str) -> Iterator[str]:
-    """Every `smalllm …` in code blocks and in code within lines; a comment ends it; another may follow."""
+    """Every `smalllm …` in code blocks and in code within lines; a comment ends it; another may follow.
+
+    A line that ends with a backslash goes on in the next, as in a shell.
+    """
     blocks = re.findall(r"^```\w*\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
     prose = re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
-    lines = [line for block in blocks for line in block.splitlines()]
+    lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
     lines += [" ".join(code.split()) for code in re.findall(r"`([^`]+)`", prose)]
     for line in lines:
         for part in re.split(r"&&|·|; |\s{2,}(?=smalllm )", line):
