@@ -15,7 +15,7 @@ from smalllm.data.manifest import Manifest, TokenizerFacts, read_manifest
 from smalllm.data.pieces import assign_splits
 from smalllm.data.prepare import prepare_shards
 from smalllm.data.sources import expand_files, read_files, read_python_library, read_whole_text
-from smalllm.data.stories import stories
+from smalllm.data.stories import fingerprint, stories
 from smalllm.errors import ConfigError, DataError, TokenizerError
 from smalllm.problems import check
 from smalllm.protocols import Progress, Silent, Tokenizer
@@ -88,7 +88,7 @@ def open_source(data: DataConfig) -> tuple[Callable[[], Iterable[Document]], dic
     if data.files:
         return _open_files(data, expand_files(data.files))
     if data.source == "stories":
-        facts = {"kind": "stories", "seed": STORIES_SEED, "stories": data.stories}
+        facts = {"kind": "stories", "seed": STORIES_SEED, "stories": data.stories, "grammar": fingerprint()}
         return lambda: _tell(data.stories), facts
     if data.source == "python":
         return read_python_library, {"kind": "python", "python": platform.python_version()}

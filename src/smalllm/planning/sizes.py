@@ -79,7 +79,7 @@ def size_for(config: ModelConfig, *, vocab_size: int, speed_flops: float, second
     """The largest of `SIZES` that sees `TOKENS_PER_PARAMETER` tokens for each of its parameters in the time.
 
     Args:
-        config: the shape, of which depth, width and heads are replaced.
+        config: the shape, of which depth, width, heads and MLP are replaced.
         vocab_size: real token ids.
         speed_flops: of training [FLOP/s].
         seconds: of training.

@@ -127,6 +127,13 @@ def is_valid(text: str) -> bool:
 
 
 @cache
+def fingerprint() -> str:
+    """The sha256 of all sentences and words: stories told with another one are not of the same corpus."""
+    parts = (OPENING, OUTING, REACTION, ENDING, PLOTS, lexicon(), story(0, 0))
+    return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+
+@cache
 def story_program() -> Program:
     """The program behind `story` and `parse`, with the whole lexicon."""
     return Program(tell_story, lexicon())

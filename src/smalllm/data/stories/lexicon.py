@@ -7,10 +7,10 @@ said, and then repeated. What goes with a word beyond that (a pronoun, a past te
 from collections.abc import Mapping, Sequence
 
 from smalllm.data.stories.templates import Words
-from smalllm.data.stories.word_lists import BOYS, FIXTURES, GIRLS, INFLECTED, PLAIN, SURNAMES
+from smalllm.data.stories.word_lists import BOYS, FAMILY, FIXTURES, GIRLS, INFLECTED, PLAIN, SURNAMES
 
-_SHE = {"he": "she", "him": "her", "his": "her", "He": "She", "His": "Her"}
-_HE = {"he": "he", "him": "him", "his": "his", "He": "He", "His": "His"}
+_SHE = {"him": "her", "his": "her", "He": "She", "His": "Her"}
+_HE = {"him": "him", "his": "his", "He": "He", "His": "His"}
 
 
 def _words(text: str, *, forms: Sequence[str] = (), skew: float = 0.0) -> Words:
@@ -30,20 +30,11 @@ def _class(entries: Sequence[Mapping[str, str]], *, skew: float = 0.0) -> Words:
 def _children() -> list[dict[str, str]]:
     pairs = zip(GIRLS.split(), BOYS.split(), strict=True)
     named = [child for girl, boy in pairs for child in ((girl, "girl", _SHE), (boy, "boy", _HE))]
-    return [{"": name, "intro": f"{kind} named {name}", "kind": kind, **pronouns} for name, kind, pronouns in named]
+    return [{"": name, "intro": f"{kind} named {name}", **pronouns} for name, kind, pronouns in named]
 
 
 def _elders() -> list[dict[str, str]]:
-    titles = (("Mrs.", _SHE), ("Mr.", _HE))
-    return [{"": f"{title} {name}", **pronouns} for name in SURNAMES.split() for title, pronouns in titles]
-
-
-def _family() -> list[dict[str, str]]:
-    pairs = "mother father, grandmother grandfather, aunt uncle, big-sister big-brother, stepmother stepfather"
-    entries = []
-    for she, he in (pair.split() for pair in pairs.split(", ")):
-        entries += [{"": she.replace("-", " "), **_SHE}, {"": he.replace("-", " "), **_HE}]
-    return entries
+    return [{"": f"{title} {name}"} for name in SURNAMES.split() for title in ("Mrs.", "Mr.")]
 
 
 def lexicon() -> dict[str, Words]:
@@ -52,7 +43,7 @@ def lexicon() -> dict[str, Words]:
     people = {
         "child": _class(_children(), skew=0.3),
         "elder": _class(_elders()),
-        "family": _class(_family(), skew=0.5),
+        "family": _words(FAMILY, skew=0.5),
         "spot": _class(spots),
     }
     plain = {name: _words(text, skew=0.3) for name, text in PLAIN.items()}

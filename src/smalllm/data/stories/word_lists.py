@@ -24,6 +24,9 @@ Kelly King Knight Lane Lee Lloyd Marsh Mason Miller Moore Morgan Murphy Nelson N
 Perry Porter Price Quinn Reed Rivers Ross Scott Sharp Shaw Smith Stone Taylor Turner Walker Ward Watson Webb
 White Wilson Wood Woods Wright Young
 """
+FAMILY = """
+mother, father, grandmother, grandfather, aunt, uncle, big sister, big brother, stepmother, stepfather
+"""
 FIXTURES = """
 bench bush cart table ladder wagon porch bridge hedge wheelbarrow log swing slide tent boat tractor hut
 stairs haystack trailer hammock seesaw rock crate fence truck
