@@ -173,6 +173,17 @@ def test_a_url_with_another_content_is_refused(capsys: pytest.CaptureFixture[str
     assert "has the sha256" in said and "expected 86c4e6aa" in said and not Path("data").exists()
 
 
+def test_stories_of_another_grammar_are_not_taken_for_todays(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ("--data.stories", "300", *BYTES, "--tokenizer.vocab_size", "None")
+    prepared(capsys, *options, recipe="stories")
+    prepared(capsys, *options, recipe="stories")  # the same is taken as it is
+    monkeypatch.setattr("smalllm.api.data.fingerprint", lambda: "another")
+    with pytest.raises(AssertionError, match="holds other data"):
+        prepared(capsys, *options, recipe="stories")
+
+
 def test_stories(capsys: pytest.CaptureFixture[str]) -> None:
     prepared(capsys, "--data.stories", "300", *BYTES, "--tokenizer.vocab_size", "None", recipe="stories")
     told = documents("train") + documents("val")
