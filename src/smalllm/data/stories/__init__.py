@@ -7,4 +7,14 @@ no model can beat. Not a sample of real English: for that, use a recipe that rea
 from smalllm.data.stories.engine import Story, StoryError, enumerate_stories
 from smalllm.data.stories.grammar import CLOSING, fingerprint, is_valid, parse, stories, story
 
-__all__ = ["CLOSING", "Story", "StoryError", "enumerate_stories", "fingerprint", "is_valid", "parse", "stories", "story"]
+__all__ = [
+    "CLOSING",
+    "Story",
+    "StoryError",
+    "enumerate_stories",
+    "fingerprint",
+    "is_valid",
+    "parse",
+    "stories",
+    "story",
+]
