@@ -26,6 +26,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from smalllm.data.durable import sync_directory
 from smalllm.errors import CheckpointError
 from smalllm.rundir import RunDir, write_text
 
@@ -99,9 +100,9 @@ def save_checkpoint(
             shutil.rmtree(target)
         os.chmod(temporary, 0o755)
         os.replace(temporary, target)
-        _sync_directory(run.checkpoints)
+        sync_directory(run.checkpoints)
         write_text(run.checkpoints / "latest", name + "\n")
-        _sync_directory(run.checkpoints)
+        sync_directory(run.checkpoints)
     except (OSError, safetensors.SafetensorError) as error:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -219,7 +220,7 @@ def copy_parameters(model: torch.nn.Module, tensors: Mapping[str, Tensor], *, wh
             parameter.copy_(tensors[name])
 
 
-def rounded(state: TrainState) -> TrainState:
+def _rounded(state: TrainState) -> TrainState:
     """The state with its clocks rounded to milliseconds, for a readable file."""
     return replace(state, elapsed_s=round(state.elapsed_s, 3), train_time_s=round(state.train_time_s, 3))
 
@@ -234,7 +235,7 @@ def _write_files(
 ) -> None:
     safetensors.torch.save_file(_portable(model), directory / "model.safetensors", metadata={"format": "pt"})
     safetensors.torch.save_file(_portable(optimizer), directory / "optimizer.safetensors")
-    kept = {"state": asdict(rounded(state)), "facts": dict(facts)}
+    kept = {"state": asdict(_rounded(state)), "facts": dict(facts)}
     (directory / "state.json").write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
     manifest = {
         "format": FORMAT,
@@ -247,7 +248,7 @@ def _write_files(
         _sync_file(directory / name)
     (directory / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
     _sync_file(directory / "manifest.json")
-    _sync_directory(directory)
+    sync_directory(directory)
 
 
 def _portable(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -292,11 +293,3 @@ def _sha256(path: Path) -> str:
 def _sync_file(path: Path) -> None:
     with open(path, "rb") as file:
         os.fsync(file.fileno())
-
-
-def _sync_directory(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
