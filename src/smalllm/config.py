@@ -31,7 +31,9 @@ class ModelConfig:
     n_kv_heads: int | None = None
     """Key/value heads; absent: as many as query heads. Must divide n_heads."""
     d_model: int = 384
-    """Width of the residual stream. Must be a multiple of n_heads."""
+    """Width of the residual stream. Must be a multiple of n_heads, unless d_head is given."""
+    d_head: int | None = None
+    """Width of a head; absent: d_model / n_heads."""
     d_ff: int | None = None
     """Inner width of the MLP; absent: 4 d_model (gelu), or 8/3 d_model rounded up to 64 (swiglu)."""
     context_length: int = 256
@@ -40,6 +42,8 @@ class ModelConfig:
     """How a token knows its place: rotated queries and keys, or a learned vector per position."""
     norm: Norm = "layernorm"
     """Normalisation before each attention and MLP, and at the end."""
+    norm_eps: float = 1e-5
+    """What every normalisation adds under its root."""
     mlp: Mlp = "gelu"
     """gelu (tanh form) with two matrices, or swiglu with three."""
     qk_norm: bool = False
@@ -164,6 +168,8 @@ class TrainConfig:
     """auto: cuda, else mps, else cpu."""
     threads: int | None = None
     """CPU threads; absent: one per physical core."""
+    init_from: str | None = None
+    """Run or checkpoint whose weights, shape and tokenizer the run starts from; absent: new weights."""
     seed: int = 1337
     """Decides initial weights, window order and dropout."""
     save_every: int = 1_000

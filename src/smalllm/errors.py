@@ -6,6 +6,7 @@
     ├── TokenizerError     a tokenizer that cannot be built, loaded or matched
     ├── RunError           a run directory that cannot be used as asked
     ├── CheckpointError    no checkpoint that can be trusted
+    ├── InteropError       a model of another program that cannot be taken in, or one that cannot be given out
     └── NonFiniteError     a loss or gradient that is not a number; the weights are untouched
 
 A message has three parts: what was found, what was expected, what to do. The command line prints it and
@@ -45,6 +46,10 @@ class RunError(SmalllmError):
 
 class CheckpointError(SmalllmError):
     """No checkpoint that can be trusted."""
+
+
+class InteropError(SmalllmError):
+    """A model of another program that cannot be taken in, or one of ours that it could not hold or did not repeat."""
 
 
 class NonFiniteError(SmalllmError):

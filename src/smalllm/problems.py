@@ -15,7 +15,7 @@ _SHARE = "0 or more and less than 1"
 _RANGES: dict[str, tuple[str, Any]] = {
     **dict.fromkeys(
         [
-            "model.n_layers", "model.n_heads", "model.n_kv_heads", "model.d_model", "model.d_ff",
+            "model.n_layers", "model.n_heads", "model.n_kv_heads", "model.d_model", "model.d_head", "model.d_ff",
             "model.context_length", "data.stories", "data.shards", "data.shard_tokens", "tokenizer.vocab_size",
             "train.max_steps", "train.max_tokens", "train.tokens_per_step", "train.micro_batch_size",
             "train.threads", "train.keep_checkpoints", "train.log_every", "eval.tokens",
@@ -37,7 +37,7 @@ _RANGES: dict[str, tuple[str, Any]] = {
     "train.seed": ("0 or more, below 2^63", lambda v: 0 <= v < 2**63),
     **dict.fromkeys(["optim.min_lr_ratio", "optim.decay_fraction"], ("0 to 1", lambda v: 0 <= v <= 1)),
     **dict.fromkeys(
-        ["model.rope_theta", "optim.eps", "train.max_epochs", "train.max_minutes"],
+        ["model.norm_eps", "model.rope_theta", "optim.eps", "train.max_epochs", "train.max_minutes"],
         ("more than 0", lambda v: v > 0),
     ),
 }  # fmt: skip
@@ -87,7 +87,10 @@ def _is_finite(value: int | float) -> bool:
 
 def _model_problems(model: ModelConfig) -> Iterator[str]:
     heads = model.n_heads
-    if heads >= 1 and model.d_model % heads:
+    if model.d_head is not None:
+        if model.position == "rope" and model.d_head % 2:
+            yield f'model.d_head = {model.d_head}: must be even for position = "rope", which rotates pairs'
+    elif heads >= 1 and model.d_model % heads:
         yield f"model.d_model = {model.d_model}: must be a multiple of model.n_heads = {heads}"
     elif heads >= 1 and model.position == "rope" and (model.d_model // heads) % 2:
         yield (

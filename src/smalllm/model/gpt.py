@@ -25,7 +25,6 @@ from smalllm.model import cpu_attention
 from smalllm.model.kv_cache import KVCache
 from smalllm.recipes.resolve import resolve_shape
 
-NORM_EPS = 1e-5
 VOCAB_MULTIPLE = 64  # rows of the vocabulary matrices come in blocks that matrix kernels like
 
 
@@ -37,8 +36,8 @@ def padded_vocab_size(vocab_size: int) -> int:
 def make_norm(config: ModelConfig) -> nn.Module:
     """The normalisation that `config.norm` names, over the last axis [D]."""
     if config.norm == "rmsnorm":
-        return nn.RMSNorm(config.d_model, eps=NORM_EPS)
-    return nn.LayerNorm(config.d_model, eps=NORM_EPS, bias=config.bias)
+        return nn.RMSNorm(config.d_model, eps=config.norm_eps)
+    return nn.LayerNorm(config.d_model, eps=config.norm_eps, bias=config.bias)
 
 
 def rotary_angles(d_head: int, *, n_positions: int, theta: float) -> tuple[Float[Tensor, "S K"], Float[Tensor, "S K"]]:
@@ -67,13 +66,13 @@ class Attention(nn.Module):
         super().__init__()
         d_model, kv_heads = config.d_model, config.n_kv_heads or config.n_heads
         self.layer, self.n_heads, self.n_kv_heads = layer, config.n_heads, kv_heads
-        self.d_head, self.dropout = d_model // config.n_heads, config.dropout
+        self.d_head, self.dropout = config.d_head or d_model // config.n_heads, config.dropout
         self.q = nn.Linear(d_model, config.n_heads * self.d_head, bias=config.bias)
         self.k = nn.Linear(d_model, kv_heads * self.d_head, bias=config.bias)
         self.v = nn.Linear(d_model, kv_heads * self.d_head, bias=config.bias)
         self.out = nn.Linear(config.n_heads * self.d_head, d_model, bias=config.bias)
-        self.q_norm = nn.RMSNorm(self.d_head, eps=NORM_EPS) if config.qk_norm else nn.Identity()
-        self.k_norm = nn.RMSNorm(self.d_head, eps=NORM_EPS) if config.qk_norm else nn.Identity()
+        self.q_norm = nn.RMSNorm(self.d_head, eps=config.norm_eps) if config.qk_norm else nn.Identity()
+        self.k_norm = nn.RMSNorm(self.d_head, eps=config.norm_eps) if config.qk_norm else nn.Identity()
 
     def forward(
         self,
@@ -165,7 +164,7 @@ class GPT(nn.Module):
     """The whole model. New weights come from `init.init_weights`; the constructor's own are not for use.
 
     Args:
-        config: the shape; absent `n_kv_heads` and `d_ff` are derived.
+        config: the shape; absent `d_head`, `n_kv_heads` and `d_ff` are derived.
         vocab_size: real token ids. The matrices have `padded_vocab_size` rows; the rows past `vocab_size` never
             reach logits, loss or samples, and get no gradient.
     """
@@ -186,7 +185,8 @@ class GPT(nn.Module):
         self.lm_head = nn.Linear(d_model, n_rows, bias=False)
         if config.tie_embeddings:
             self.lm_head.weight = self.token_embedding.weight
-        cos, sin = rotary_angles(d_model // config.n_heads, n_positions=config.context_length, theta=config.rope_theta)
+        d_head = config.d_head or d_model // config.n_heads
+        cos, sin = rotary_angles(d_head, n_positions=config.context_length, theta=config.rope_theta)
         self.register_buffer("cos", cos, persistent=False)
         self.register_buffer("sin", sin, persistent=False)
 

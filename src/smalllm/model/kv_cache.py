@@ -23,7 +23,7 @@ class KVCache:
         device: torch.device | str = "cpu",
     ) -> None:
         kv_heads = config.n_kv_heads or config.n_heads
-        shape = (config.n_layers, n_sequences, kv_heads, n_positions, config.d_model // config.n_heads)
+        shape = (config.n_layers, n_sequences, kv_heads, n_positions, config.d_head or config.d_model // config.n_heads)
         self.keys = torch.zeros(shape, dtype=dtype, device=device)
         self.values = torch.zeros(shape, dtype=dtype, device=device)
         self.length = 0

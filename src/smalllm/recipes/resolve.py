@@ -33,11 +33,16 @@ class Machine:
 
 
 def resolve_shape(model: ModelConfig) -> ModelConfig:
-    """The model with `n_kv_heads` and `d_ff` filled in."""
+    """The model with `d_head`, `n_kv_heads` and `d_ff` filled in."""
     d_ff = model.d_ff
     if d_ff is None:
         d_ff = 4 * model.d_model if model.mlp == "gelu" else -(-8 * model.d_model // 3 // 64) * 64
-    return replace(model, n_kv_heads=model.n_kv_heads or model.n_heads, d_ff=d_ff)
+    return replace(
+        model,
+        d_head=model.d_head or model.d_model // model.n_heads,
+        n_kv_heads=model.n_kv_heads or model.n_heads,
+        d_ff=d_ff,
+    )
 
 
 def resolve(
