@@ -8,10 +8,13 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from smalllm.api.foreign import load_foreign, tokenizer_facts
 from smalllm.config import DataConfig, RunConfig, field_names
 from smalllm.data.document import Document
 from smalllm.data.download import fetch_url
-from smalllm.data.manifest import Manifest, TokenizerFacts, read_manifest
+from smalllm.data.foreign import is_foreign
+from smalllm.data.foreign_formats import SUFFIXES
+from smalllm.data.manifest import Manifest, read_manifest
 from smalllm.data.pieces import assign_splits
 from smalllm.data.prepare import prepare_shards
 from smalllm.data.sources import expand_files, read_files, read_python_library, read_whole_text
@@ -68,16 +71,6 @@ def prepare(config: RunConfig, *, out: Path | None = None, progress: Progress | 
         progress.end()
 
 
-def tokenizer_facts(tokenizer: Tokenizer) -> TokenizerFacts:
-    """What a manifest says of a tokenizer."""
-    return TokenizerFacts(
-        kind=tokenizer.kind,
-        sha256=tokenizer.fingerprint,
-        vocab_size=tokenizer.vocab_size,
-        eos_id=tokenizer.eos_id,
-    )
-
-
 def open_source(data: DataConfig) -> tuple[Callable[[], Iterable[Document]], dict[str, Any]]:
     """The documents of a configuration, each call from the first one, and what the manifest says of the source.
 
@@ -127,27 +120,46 @@ def prepare_command(config: RunConfig, *, name: str) -> str:
     return " ".join(map(_quoted, words))
 
 
-def load_data(directory: Path, *, command: str) -> tuple[Manifest, Tokenizer]:
+def load_data(
+    directory: Path,
+    *,
+    command: str,
+    data: DataConfig | None = None,
+    tokenizer: Callable[[], Tokenizer] | None = None,
+    progress: Progress | None = None,
+) -> tuple[Manifest, Tokenizer]:
     """The manifest and tokenizer of a data directory, which must belong together.
 
+    A folder with shards of another program, which do not record their tokenizer, is read with the one that is given.
+
     Args:
-        directory: written by `prepare`.
+        directory: written by `prepare`, or holding shards of another program.
         command: what would write it, for the error message.
+        data: says what is held out of another program's shards; absent: the defaults.
+        tokenizer: gives the one that made another program's shards; not called for ours.
+        progress: told what another program's shards were taken for.
 
     Raises:
         DataError: not there, damaged, or not prepared to the end.
-        TokenizerError: its tokenizer is not the one that made the shards.
+        TokenizerError: its tokenizer is not the one that made the shards, or nobody says which it was.
     """
     if not (directory / "manifest.json").exists():
-        raise DataError(f"{directory}: no prepared data here; prepare it first:\n  {command}")
+        if is_foreign(directory):
+            return load_foreign(directory, data or DataConfig(), tokenizer=tokenizer, progress=progress or Silent())
+        if directory.is_file():
+            raise DataError(f"{directory}: is a file; expected the folder that holds it")
+        raise DataError(
+            f"{directory}: no prepared data here, nor {' or '.join(SUFFIXES)} shards of another program; "
+            f"prepare it first:\n  {command}"
+        )
     manifest = read_manifest(directory)
-    tokenizer = load_tokenizer(directory / "tokenizer")
-    if tokenizer.fingerprint != manifest.tokenizer.sha256:
+    own = load_tokenizer(directory / "tokenizer")
+    if own.fingerprint != manifest.tokenizer.sha256:
         raise TokenizerError(
             f"{directory}: the shards were made with {manifest.tokenizer.kind} tokenizer {manifest.tokenizer.sha256}, "
-            f"but tokenizer/ holds {tokenizer.kind} {tokenizer.fingerprint}; prepare the data again"
+            f"but tokenizer/ holds {own.kind} {own.fingerprint}; prepare the data again"
         )
-    return manifest, tokenizer
+    return manifest, own
 
 
 def _quoted(word: str) -> str:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from smalllm.evaluation.batches import document_batches, window_batches
 from smalllm.evaluation.loss import Score, score_model
 from smalllm.evaluation.unigram import count_tokens, score_unigram
 from smalllm.model.gpt import GPT
-from smalllm.protocols import Tokenizer
+from smalllm.protocols import Progress, Tokenizer
 from smalllm.run import Run, check_tokenizer, load_run
 
 _BLOCK_TOKENS = 1 << 20
@@ -102,15 +103,22 @@ class Exam:
 
 
 def evaluate(
-    path: str | Path, *, tasks: Sequence[str] = ("loss",), data: Path | None = None, tokens: int = 0
+    path: str | Path,
+    *,
+    tasks: Sequence[str] = ("loss",),
+    data: Path | None = None,
+    tokens: int = 0,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Measure a run on held-out text.
 
     Args:
         path: a run directory (its best checkpoint) or a checkpoint.
         tasks: what to measure; "loss" is the validation split.
-        data: another data directory of the same tokenizer; absent: the run's own.
+        data: another data directory of the same tokenizer, or a folder of another program's shards, which are taken
+            for its own; absent: the run's own.
         tokens: score about so many; 0: the whole split.
+        progress: told what another program's shards were taken for.
 
     Returns:
         `{"run", "checkpoint", "results": {"loss": {…, "unigram": …, "floor": …}}}`.
@@ -124,7 +132,13 @@ def evaluate(
         raise ConfigError(f"tasks = {', '.join(unknown) or 'none'}: must be loss")
     run = load_run(path)
     directory = data or data_path(run.config)
-    manifest, tokenizer = load_data(directory, command=f"smalllm prepare {run.dir.config} --out {directory}")
+    manifest, tokenizer = load_data(
+        directory,
+        command=f"smalllm prepare {run.dir.config} --out {directory}",
+        data=run.config.data if data is None else replace(run.config.data, val_files=()),  # those are of its own data
+        tokenizer=lambda: run.tokenizer,
+        progress=progress,
+    )
     check_tokenizer(tokenizer, run.tokenizer.fingerprint, where=str(run.checkpoint))
     exam = Exam(directory, manifest, tokenizer, run.config, max_tokens=tokens)
     results = examine(run, exam, open_split(directory, manifest, "train"))

@@ -12,9 +12,10 @@ from torch.optim import Optimizer
 
 from smalllm import runtime
 from smalllm.api.data import data_path, load_data
+from smalllm.api.foreign import configured_tokenizer
 from smalllm.api.resume import check_facts, facts_of
 from smalllm.api.scores import Exam
-from smalllm.checkpoint import Checkpoint, TrainState, copy_parameters, load_latest, mark_best
+from smalllm.checkpoint import Checkpoint, TrainState, checkpoint_paths, copy_parameters, load_latest, mark_best
 from smalllm.config import RunConfig
 from smalllm.data.batches import micro_batch_ids, n_windows, read_windows
 from smalllm.data.manifest import Manifest
@@ -27,7 +28,7 @@ from smalllm.protocols import Progress, Tokenizer
 from smalllm.recipes import save_config
 from smalllm.recipes.resolve import Machine, resolve, resolve_minutes
 from smalllm.rundir import RunDir, rewind_jsonl, write_json
-from smalllm.tokenizers import save_tokenizer
+from smalllm.tokenizers import load_tokenizer, save_tokenizer
 from smalllm.training.step import LossFunction, make_loss_function
 from smalllm.training.warmup import run_once, time_update
 
@@ -64,8 +65,13 @@ def sit_down(
     """Everything up to the first step: data, model, state, compiled function, final configuration."""
     began_at = time.monotonic()
     data = data_path(config)
-    manifest, tokenizer = load_data(data, command=command)
-    if sum(f.tokens for split in manifest.splits.values() for f in split.files) * 2 <= _VERIFY_BYTES:
+    manifest, tokenizer = load_data(
+        data, command=command, data=config.data, tokenizer=lambda: _tokenizer_of(run, config), progress=progress
+    )
+    if (
+        manifest.layouts is None
+        and sum(f.tokens for split in manifest.splits.values() for f in split.files) * 2 <= _VERIFY_BYTES
+    ):
         verify_shards(data, manifest)
     loaded = load_latest(run, notice=progress.say)
     if loaded is not None:
@@ -101,6 +107,11 @@ def sit_down(
     if state.best_step == state.step and state.step:
         mark_best(run, state.step)
     return sitting
+
+
+def _tokenizer_of(run: RunDir, config: RunConfig) -> Tokenizer:
+    """For shards that record none: the run's own once it has a checkpoint, else the configured one."""
+    return load_tokenizer(run.tokenizer) if checkpoint_paths(run) else configured_tokenizer(config.tokenizer)
 
 
 def _resolved(config: RunConfig, manifest: Manifest, progress: Progress) -> tuple[RunConfig, dict[str, Any]]:

@@ -9,6 +9,7 @@ from typing import Annotated
 import tyro
 
 from smalllm.cli.options import parse
+from smalllm.cli.progress import make_progress
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ def main(arguments: Sequence[str]) -> int:
     from smalllm.api.scores import evaluate
 
     tasks = [task for task in options.tasks.split(",") if task]
-    result = evaluate(options.run, tasks=tasks, data=options.data, tokens=options.tokens)
+    result = evaluate(options.run, tasks=tasks, data=options.data, tokens=options.tokens, progress=make_progress())
     if options.json:
         print(json.dumps(result))
         return 0

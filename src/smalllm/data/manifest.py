@@ -30,7 +30,8 @@ class ShardFile:
     """One file of token ids.
 
     A document may run over several files. It is counted in the file that holds its end-of-document token, and
-    its text in the file that holds the text's last token, so that each is counted once.
+    its text in the file that holds the text's last token, so that each is counted once. In files of other
+    programs nothing was counted: `documents` and `text_bytes` are 0.
     """
 
     name: str
@@ -86,13 +87,31 @@ class Floor:
 
 
 @dataclass(frozen=True, slots=True)
+class Layout:
+    """Where the ids of a split lie in a file that another program wrote.
+
+    `dtype` is NumPy's name with the byte order, `<u2`; `first_token` is the first one of this split, counted
+    behind the `header_bytes`.
+    """
+
+    dtype: str
+    header_bytes: int
+    first_token: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Manifest:
-    """Everything `manifest.json` says. `source` is free-form and records what decided the text."""
+    """Everything `manifest.json` says. `source` is free-form and records what decided the text.
+
+    `layouts` is in memory only (`foreign.py`): for files of other programs, by split, one for each file; their
+    names may hold folders. None for shards of smalllm.
+    """
 
     tokenizer: TokenizerFacts
     splits: Mapping[str, Split]
     source: Mapping[str, Any]
     floor: Floor | None = None
+    layouts: Mapping[str, Sequence[Layout]] | None = None
 
     @property
     def dtype(self) -> str:

@@ -3,7 +3,7 @@ sequence.
 
 Opening costs one `stat` and one `mmap` per file, whatever their size; pages are read when they are needed.
 What the files should be is in the manifest (`manifest.py`, whose names are offered here too). Writing is
-`prepare.py`.
+`prepare.py`; files of other programs are recognised in `foreign.py` and read here.
 """
 
 import hashlib
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from smalllm.data.manifest import (
     Floor,
+    Layout,
     Manifest,
     ShardFile,
     Split,
@@ -105,7 +106,7 @@ class TokenStream:
             raise DataError(
                 f"{name}: token {offset} is {rows[row_index, column]}; expected ids below the "
                 f"tokenizer's vocab_size, {self.vocab_size}. The file is damaged, or another tokenizer made "
-                "it: prepare the data again."
+                "it: prepare the data again, or name that tokenizer."
             )
         return rows
 
@@ -126,11 +127,30 @@ def open_split(directory: Path, manifest: Manifest, split: str) -> TokenStream:
     Raises:
         DataError: a file is missing or has another size than the manifest says.
     """
-    dtype = np.dtype(manifest.dtype).newbyteorder("<")
     files = manifest.splits[split].files
+    if manifest.layouts is not None:
+        mapped = zip(files, manifest.layouts[split], strict=True)
+        parts = [map_tokens(directory / f.name, layout, name=f.name, tokens=f.tokens) for f, layout in mapped]
+        return TokenStream(parts, vocab_size=manifest.tokenizer.vocab_size)
+    dtype = np.dtype(manifest.dtype).newbyteorder("<")
     check_sizes(directory, files, dtype=manifest.dtype)
     parts = [(file.name, np.memmap(directory / file.name, dtype, mode="r", shape=(file.tokens,))) for file in files]
     return TokenStream(parts, vocab_size=manifest.tokenizer.vocab_size)
+
+
+def map_tokens(path: Path, layout: Layout, *, name: str, tokens: int) -> tuple[str, NDArray[Any]]:
+    """A part of a file that another program wrote, mapped, and the name under which errors show it.
+
+    Raises:
+        DataError: the file is gone, or has become shorter than it was when it was recognised.
+    """
+    dtype = np.dtype(layout.dtype)
+    offset_bytes = layout.header_bytes + layout.first_token * dtype.itemsize
+    try:
+        array = np.memmap(path, dtype, mode="r", offset=offset_bytes, shape=(tokens,))
+    except (FileNotFoundError, ValueError) as error:
+        raise DataError(f"{path}: the file was changed while it was in use ({error}). {_ADVICE}") from error
+    return (f"{name} (from token {layout.first_token})" if layout.first_token else name), array
 
 
 def check_sizes(directory: Path, files: Sequence[ShardFile], *, dtype: str) -> None:

@@ -125,5 +125,10 @@ def named(key: str, value: object) -> str:
     return str(value) if isinstance(value, int) else number(value)
 
 
+def printable(text: str) -> str:
+    """Text on one line, safe for a terminal: newlines, control characters and the like as their escapes."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def _three_digits(x: float) -> float:
     return float(f"{x:.2e}")
