@@ -1,6 +1,7 @@
 """The verbs of smalllm as functions: what the command line calls and `import smalllm` offers."""
 
 from smalllm.api.data import prepare
+from smalllm.api.inspect import inspect_data as inspect
 from smalllm.api.quickstart import quickstart
 from smalllm.api.runs import train
 from smalllm.api.scores import evaluate
@@ -12,6 +13,7 @@ from smalllm.run import load_run
 __all__ = [
     "evaluate",
     "generate",
+    "inspect",
     "load_recipe",
     "load_run",
     "override",

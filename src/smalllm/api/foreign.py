@@ -52,6 +52,8 @@ def load_foreign(
     )
     if shards.aside:
         progress.say(f"  left aside by their names: {', '.join(shards.aside)}")
+    if (directory / "meta.pkl").exists():
+        progress.say("  meta.pkl is not read: smalllm opens no pickle; [tokenizer] says what made the ids")
     progress.say(f"  the {made_by.kind} tokenizer reads: {_excerpt(directory, manifest, made_by)}")
     return manifest, made_by
 

@@ -17,6 +17,7 @@ COMMANDS = {
     "quickstart": "train, evaluate and show a small story teller in minutes, offline",
     "recipes": "list the recipes, or print one as TOML",
     "prepare": "turn text into a tokenizer and shards of tokens",
+    "inspect": "show what is in prepared data, or in another program's shards",
     "train": "train a model on prepared data",
     "evaluate": "measure a run on held-out text",
     "generate": "write text with a run",

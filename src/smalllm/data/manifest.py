@@ -88,14 +88,14 @@ class Floor:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Where the ids of a split lie in a file that another program wrote.
+    """Where the ids of a split lie in a file.
 
     `dtype` is NumPy's name with the byte order, `<u2`; `first_token` is the first one of this split, counted
     behind the `header_bytes`.
     """
 
     dtype: str
-    header_bytes: int
+    header_bytes: int = 0
     first_token: int = 0
 
 

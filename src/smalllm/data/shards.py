@@ -7,6 +7,7 @@ What the files should be is in the manifest (`manifest.py`, whose names are offe
 """
 
 import hashlib
+import mmap
 from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
@@ -49,12 +50,16 @@ class TokenStream:
     """Named arrays of token ids, read as one sequence of `n_tokens` positions.
 
     The arrays may be mapped files of any integer type, of smalllm or of others. Nothing is read before it is
-    asked for, and every id that is read is checked to be in 0 … vocab_size - 1.
+    asked for, and every id that is read is checked to be in 0 … vocab_size - 1. `first_tokens` are the offsets at
+    which the arrays begin in their files, where that is not 0; they are counted in messages only.
     """
 
-    def __init__(self, parts: Sequence[tuple[str, NDArray[Any]]], *, vocab_size: int) -> None:
+    def __init__(
+        self, parts: Sequence[tuple[str, NDArray[Any]]], *, vocab_size: int, first_tokens: Sequence[int] | None = None
+    ) -> None:
         self.vocab_size = vocab_size
         self._names = [name for name, _ in parts]
+        self._first_tokens = first_tokens or [0] * len(parts)
         # Plain views: slicing a numpy.memmap costs several times as much as slicing the ndarray under it.
         self._arrays = [array.view(np.ndarray) for _, array in parts]
         self._starts: list[int] = [0, *accumulate(len(array) for array in self._arrays)]
@@ -88,7 +93,7 @@ class TokenStream:
         part = bisect_right(self._starts, position) - 1
         if not 0 <= part < len(self._names):
             raise IndexError(f"position {position} is outside the {self.n_tokens} tokens there are")
-        return self._names[part], position - self._starts[part]
+        return self._names[part], position - self._starts[part] + self._first_tokens[part]
 
     def _rows(self, starts: NDArray[np.int64], length: int, dtype: np.dtype[Any]) -> NDArray[Any]:
         if len(starts) and (length < 0 or starts.min() < 0 or starts.max() + length > self.n_tokens):
@@ -98,16 +103,10 @@ class TokenStream:
         rows = np.empty((len(starts), length), dtype)
         for row, start in zip(rows, starts.tolist(), strict=True):
             self._copy(start, row)
-        # Seen as unsigned numbers, negative ids are too large as well: one comparison finds both.
-        unsigned = rows.view(f"u{dtype.itemsize}")
-        if rows.size and unsigned.max() >= self.vocab_size:
-            row_index, column = np.argwhere(unsigned >= self.vocab_size)[0].tolist()
+        if (wrong := first_beyond(rows, vocab_size=self.vocab_size)) is not None:
+            row_index, column = divmod(wrong, length)
             name, offset = self.where(int(starts[row_index]) + column)
-            raise DataError(
-                f"{name}: token {offset} is {rows[row_index, column]}; expected ids below the "
-                f"tokenizer's vocab_size, {self.vocab_size}. The file is damaged, or another tokenizer made "
-                "it: prepare the data again, or name that tokenizer."
-            )
+            raise wrong_id(name, offset, int(rows[row_index, column]), vocab_size=self.vocab_size)
         return rows
 
     def _copy(self, start: int, row: NDArray[Any]) -> None:
@@ -121,6 +120,23 @@ class TokenStream:
             part += 1
 
 
+def first_beyond(ids: NDArray[Any], *, vocab_size: int) -> int | None:
+    """The index, as if flat, of the first id that is not in 0 … vocab_size - 1; None if there is none."""
+    # Seen as unsigned numbers, negative ids are too large as well: one comparison finds both.
+    unsigned = ids.view(ids.dtype.str.replace("i", "u"))
+    if not ids.size or unsigned.max() < vocab_size:
+        return None
+    return int((unsigned >= vocab_size).argmax())
+
+
+def wrong_id(name: str, offset: int, token_id: int, *, vocab_size: int) -> DataError:
+    """What to raise for an id that the tokenizer does not have."""
+    return DataError(
+        f"{name}: token {offset} is {token_id}; expected ids below the tokenizer's vocab_size, {vocab_size}. The file "
+        "is damaged, or another tokenizer made it: prepare the data again, or name that tokenizer."
+    )
+
+
 def open_split(directory: Path, manifest: Manifest, split: str) -> TokenStream:
     """Map the files of one split, "train" or "val", after a look at their sizes.
 
@@ -128,29 +144,35 @@ def open_split(directory: Path, manifest: Manifest, split: str) -> TokenStream:
         DataError: a file is missing or has another size than the manifest says.
     """
     files = manifest.splits[split].files
-    if manifest.layouts is not None:
-        mapped = zip(files, manifest.layouts[split], strict=True)
-        parts = [map_tokens(directory / f.name, layout, name=f.name, tokens=f.tokens) for f, layout in mapped]
-        return TokenStream(parts, vocab_size=manifest.tokenizer.vocab_size)
-    dtype = np.dtype(manifest.dtype).newbyteorder("<")
-    check_sizes(directory, files, dtype=manifest.dtype)
-    parts = [(file.name, np.memmap(directory / file.name, dtype, mode="r", shape=(file.tokens,))) for file in files]
-    return TokenStream(parts, vocab_size=manifest.tokenizer.vocab_size)
+    vocab_size = manifest.tokenizer.vocab_size
+    if manifest.layouts is None:
+        check_sizes(directory, files, dtype=manifest.dtype)
+        layouts: Sequence[Layout] = [Layout(np.dtype(manifest.dtype).newbyteorder("<").str)] * len(files)
+    else:
+        layouts = manifest.layouts[split]
+    parts = [
+        (file.name, map_tokens(directory / file.name, layout, tokens=file.tokens))
+        for file, layout in zip(files, layouts, strict=True)
+    ]
+    return TokenStream(parts, vocab_size=vocab_size, first_tokens=[layout.first_token for layout in layouts])
 
 
-def map_tokens(path: Path, layout: Layout, *, name: str, tokens: int) -> tuple[str, NDArray[Any]]:
-    """A part of a file that another program wrote, mapped, and the name under which errors show it.
+def map_tokens(path: Path, layout: Layout, *, tokens: int) -> NDArray[Any]:
+    """The ids of a file, or a part of them, mapped into memory [tokens].
 
     Raises:
-        DataError: the file is gone, or has become shorter than it was when it was recognised.
+        DataError: the file is gone, or is shorter than it was said to be.
     """
     dtype = np.dtype(layout.dtype)
     offset_bytes = layout.header_bytes + layout.first_token * dtype.itemsize
     try:
-        array = np.memmap(path, dtype, mode="r", offset=offset_bytes, shape=(tokens,))
+        with path.open("rb") as file:
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        # Windows are read in a random order. Without this the kernel reads megabytes around each of them.
+        mapped.madvise(mmap.MADV_RANDOM)
+        return np.frombuffer(mapped, dtype, count=tokens, offset=offset_bytes)
     except (FileNotFoundError, ValueError) as error:
         raise DataError(f"{path}: the file was changed while it was in use ({error}). {_ADVICE}") from error
-    return (f"{name} (from token {layout.first_token})" if layout.first_token else name), array
 
 
 def check_sizes(directory: Path, files: Sequence[ShardFile], *, dtype: str) -> None:

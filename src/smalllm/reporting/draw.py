@@ -67,7 +67,7 @@ def figure_of(plot: Plot, facts: RunFacts, *, size_in: tuple[float, float], titl
     plot.draw(axes, facts)
     if not axes.has_data():
         return None
-    _frame(axes)
+    frame(axes)
     _step_axis(axes, facts)
     axes.set_ylabel(plot.y_label, color=COLOURS["muted"])
     has_legend = bool(axes.get_legend_handles_labels()[1])
@@ -215,7 +215,7 @@ def _log_axis(axes: "Axes", low: float, high: float) -> None:
     axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:,g}" if 1e-3 <= y < 1e6 else scientific(y)))
 
 
-def _frame(axes: "Axes") -> None:
+def frame(axes: "Axes") -> None:
     for side in ("top", "left", "right"):
         axes.spines[side].set_visible(False)
     axes.spines["bottom"].set_color(COLOURS["muted"])

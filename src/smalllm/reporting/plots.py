@@ -30,7 +30,7 @@ def write_plots(run: RunDir) -> list[Path]:
     written = []
     for plot in PLOTS:
         path = run.plots / f"{plot.name}.png"
-        with _settings():
+        with settings():
             figure = figure_of(plot, facts, size_in=PNG_IN, titled=True)
             if figure is None:
                 path.unlink(missing_ok=True)  # of an earlier run in the same place
@@ -55,7 +55,7 @@ def svg_of(name: str, facts: RunFacts, *, size_in: tuple[float, float]) -> str:
     """
     plot = next(plot for plot in PLOTS if plot.name == name)
     buffer = StringIO()
-    with _settings(svg_salt=f"{name} {size_in}"):
+    with settings(svg_salt=f"{name} {size_in}"):
         figure = figure_of(plot, facts, size_in=size_in, titled=False)
         if figure is None:
             return ""
@@ -72,7 +72,7 @@ def svg_of(name: str, facts: RunFacts, *, size_in: tuple[float, float]) -> str:
 
 
 @contextlib.contextmanager
-def _settings(svg_salt: str = "") -> Iterator[None]:
+def settings(svg_salt: str = "") -> Iterator[None]:
     """Matplotlib's own defaults, whatever a matplotlibrc says; the settings in force come back afterwards."""
     import matplotlib
 
