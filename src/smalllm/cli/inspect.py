@@ -59,7 +59,7 @@ def main(arguments: Sequence[str]) -> int:
     if options.json:
         print(json.dumps(facts))
     else:
-        print("\n".join(_lines(facts)))
+        print("\n".join(map(printable, _lines(facts))))  # folders and files may be called anything
         if options.png is not None:
             print(f"\npicture: {options.png}")
     return 0
@@ -83,32 +83,38 @@ def _lines(facts: Mapping[str, Any]) -> Iterator[str]:
     for name, split in splits.items():
         sample = split["sample"]
         looked = "all tokens" if sample["tokens"] == split["tokens"] else f"{count(sample['tokens'])} of its tokens"
-        yield f"\n{name}, from {looked}"
+        yield ""
+        yield f"{name}, from {looked}"
         yield from _length_lines(sample)
         yield from _top_lines(sample, eos_id=tokenizer["eos_id"] if tokenizer else None)
         yield from map(_window_line, sample["windows"])
     if not tokenizer:
-        yield "\nWith --tokenizer.kind gpt2 (or the one that made them) the ids are shown as text."
+        yield ""
+        yield "With --tokenizer.kind gpt2 (or the one that made them) the ids are shown as text."
 
 
 def _split_line(name: str, split: Mapping[str, Any]) -> str:
     files, dtypes = split["files"], sorted({file["dtype"] for file in split["files"]})
     parts = [f"{split['tokens']:>14,} tokens"]
     if "documents" in split:
-        parts.append(f"{split['documents']:,} documents")
+        parts.append(_many(split["documents"], "document"))
     if "text_bytes" in split:
         parts.append(f"{size(split['text_bytes'])} of text")
     if "bytes_per_token" in split["sample"]:
         parts.append(f"{number(split['sample']['bytes_per_token'])} bytes a token")
-    parts.append(f"{len(files):,} {'file' if len(files) == 1 else 'files'} of {' and '.join(dtypes)}")
+    parts.append(f"{_many(len(files), 'file')} of {' and '.join(dtypes)}")
     return f"  {name:<6}" + ", ".join(parts)
+
+
+def _many(n: int, what: str) -> str:
+    return f"{n:,} {what}{'' if n == 1 else 's'}"
 
 
 def _source(source: Mapping[str, Any]) -> str:
     """The kind first; lists of files by how many there are."""
     rest = {key: value for key, value in source.items() if key != "kind"}
     shown = [f"{key} {len(value) if isinstance(value, list) else value}" for key, value in rest.items()]
-    return printable(", ".join([str(source.get("kind", "unknown")), *shown]))
+    return ", ".join([str(source.get("kind", "unknown")), *shown])
 
 
 def _length_lines(sample: Mapping[str, Any]) -> Iterator[str]:
@@ -116,7 +122,7 @@ def _length_lines(sample: Mapping[str, Any]) -> Iterator[str]:
     if found is None:
         return
     yield (
-        f"  {sample['documents']:,} documents seen whole: median {number(found['median'])} tokens, mean "
+        f"  {_many(sample['documents'], 'document')} seen whole: median {number(found['median'])} tokens, mean "
         f"{number(found['mean'])}, 90% up to {number(found['p90'])}, from {found['min']:,} to {found['max']:,}"
     )
     bars = _grouped(found["histogram"]["edges"], found["histogram"]["documents"])
@@ -137,7 +143,7 @@ def _grouped(edges: Sequence[int], documents: Sequence[int]) -> list[tuple[int, 
 
 
 def _top_lines(sample: Mapping[str, Any], *, eos_id: int | None) -> Iterator[str]:
-    yield f"  {sample['different_ids']:,} different ids; most frequent:"
+    yield f"  {_many(sample['different_ids'], 'different id')}; most frequent:"
     shown = [
         f"{token_label(token, eos_id=eos_id)} {share(token['share'])}" for token in sample["top_tokens"][:_TOP_SHOWN]
     ]

@@ -10,10 +10,11 @@ Source: karpathy/nanoGPT `data/openwebtext/prepare.py`; karpathy/llm.c `dev/data
 `fineweb.py`; NumPy Enhancement Proposal 1.
 """
 
+import ast
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,7 +35,10 @@ _OTHER_LLMC = {
     20240527: "a training state",
 }
 _NPY_MAGIC = b"\x93NUMPY"
-_NPY_DTYPES = ("uint16", "uint32", "int32")
+_NPY_DTYPES = {
+    f"{order}{code}": name for code, name in {"u2": "uint16", "u4": "uint32", "i4": "int32"}.items() for order in "<>"
+}
+_MAX_NPY_HEADER_BYTES = 10_000
 _ENOUGH_IDS = 64  # to tell 2-byte ids from 4-byte ones
 
 
@@ -120,7 +124,7 @@ def _headerless(path: Path, *, name: str, head: bytes, size_bytes: int) -> Forei
             "nanoGPT. The file was cut short, or holds no token ids."
         )
     ids = np.frombuffer(head[: len(head) // 4 * 4], "<u2")
-    if len(ids) >= _ENOUGH_IDS and ids[1::2].max() <= 1 < ids[0::2].max():
+    if len(ids) >= _ENOUGH_IDS and ids[1::2].max() <= 1 < np.median(ids[0::2]):
         raise DataError(
             f"{path}: byte 2: every second 2-byte id is {'0' if not ids[1::2].any() else '0 or 1'}, so these look like "
             "4-byte ids; expected the 2-byte ids of nanoGPT, as there is no header. Save them as .npy, which says "
@@ -130,32 +134,41 @@ def _headerless(path: Path, *, name: str, head: bytes, size_bytes: int) -> Forei
 
 
 def _npy(path: Path, stream: BinaryIO) -> tuple[Layout, int]:
+    """Read a header of NumPy's format 1.0 or 2.0: magic, version, length, and a Python dictionary as text."""
+    version = stream.read(len(_NPY_MAGIC) + 2)[len(_NPY_MAGIC) :]
+    n_length_bytes = {b"\1\0": 2, b"\2\0": 4}.get(version)
+    if n_length_bytes is None:
+        raise _bad_header(path, f"version {'.'.join(map(str, version))}; this smalllm reads 1.0 and 2.0")
+    n_bytes = int.from_bytes(stream.read(n_length_bytes), "little")
+    text = stream.read(min(n_bytes, _MAX_NPY_HEADER_BYTES)).decode("latin-1")
+    if len(text) != n_bytes:
+        raise _bad_header(path, f"{n_bytes:,} bytes long, but {len(text):,} were read")
     try:
-        version = np.lib.format.read_magic(stream)
-        if version == (1, 0):
-            shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
-        elif version == (2, 0):
-            shape, _, dtype = np.lib.format.read_array_header_2_0(stream)
-        else:
-            raise ValueError(f"version {version[0]}.{version[1]}; this smalllm reads 1.0 and 2.0")
-    except ValueError as error:
-        # NumPy shows the whole header, which may be long.
-        raise DataError(
-            f"{path}: byte {len(_NPY_MAGIC)}: the header cannot be read ({str(error)[:120]}). Copy the file again, or "
-            "save the ids anew with numpy.save."
-        ) from error
-    _check_array(path, shape, dtype)
-    return Layout(dtype.str, stream.tell()), shape[0]
+        # numpy.lib.format reads it too, but damaged headers make it fail in a dozen ways.
+        header = ast.literal_eval(text.strip())
+        descr, shape = header["descr"], header["shape"]
+    except (ValueError, SyntaxError, TypeError, KeyError, MemoryError, RecursionError) as error:
+        raise _bad_header(path, f"no dictionary with descr and shape: {text[:60]!r}") from error
+    _check_array(path, descr, shape)
+    return Layout(descr, stream.tell()), shape[0]
 
 
-def _check_array(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+def _bad_header(path: Path, problem: str) -> DataError:
+    return DataError(
+        f"{path}: byte {len(_NPY_MAGIC)}: the header cannot be read ({problem}). Copy the file again, or save the ids "
+        "anew with numpy.save."
+    )
+
+
+def _check_array(path: Path, descr: object, shape: object) -> None:
     advice = "Save the ids as one flat array: numpy.save(FILE, ids.astype('uint16'))."
-    if dtype.hasobject:
+    if descr in ("|O", "O"):
         raise DataError(f"{path}: the header says Python objects, in a pickle, which smalllm never reads. {advice}")
-    if dtype.newbyteorder("=") not in [np.dtype(kind) for kind in _NPY_DTYPES]:
-        raise DataError(f"{path}: the header says {dtype}; expected {_either(_NPY_DTYPES)}. {advice}")
-    if len(shape) != 1:
-        raise DataError(f"{path}: the header says {len(shape)} dimensions, {shape}; expected 1. {advice}")
+    if not isinstance(descr, str) or descr not in _NPY_DTYPES:
+        kinds = _either(list(dict.fromkeys(_NPY_DTYPES.values())))
+        raise DataError(f"{path}: the header says the type is {str(descr)[:60]}; expected {kinds}. {advice}")
+    if not isinstance(shape, tuple) or len(shape) != 1 or not isinstance(shape[0], int):
+        raise DataError(f"{path}: the header says the shape is {str(shape)[:60]}; expected one dimension. {advice}")
 
 
 def _sized(file: ForeignFile, size_bytes: int) -> ForeignFile:

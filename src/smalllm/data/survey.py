@@ -45,8 +45,9 @@ class Survey:
 def survey(stream: TokenStream, *, eos_id: int | None) -> Survey:
     """Look at a sample of a split.
 
-    A document lies between two end tokens, whether its own is before or behind it; the first and the last one of the
-    split, with one only. Documents longer than a stretch of the sample are missed.
+    A document lies between two end tokens; the first and the last of the split have one of them. Where a split begins
+    with an end token and does not end with one, they stand before their documents. Documents longer than a stretch of
+    the sample are missed.
 
     Args:
         stream: the split.
@@ -62,8 +63,9 @@ def survey(stream: TokenStream, *, eos_id: int | None) -> Survey:
     order = np.argsort(-counts, kind="stable")
     lengths = None
     if eos_id is not None:
+        is_before = len(sample) > 0 and bool(sample[0] == eos_id != sample[-1])
         found = [
-            _lengths(chunk == eos_id, at_start=start == 0, at_end=stop == stream.n_tokens)
+            _lengths(chunk == eos_id, is_before=is_before, at_start=start == 0, at_end=stop == stream.n_tokens)
             for (start, stop), chunk in zip(places, chunks, strict=True)
         ]
         lengths = np.concatenate([np.zeros(0, np.int64), *found])
@@ -105,11 +107,8 @@ def _places(n_tokens: int) -> Iterator[tuple[int, int]]:
         yield start, start + size
 
 
-def _lengths(is_end: NDArray[np.bool_], *, at_start: bool, at_end: bool) -> NDArray[np.int64]:
-    """The distances between the end tokens of a stretch; from its edges only where they are those of the split."""
-    ends = np.flatnonzero(is_end) + 1
-    if at_start and not is_end[0]:  # else the end token stands before its document
-        ends = np.concatenate([[0], ends])
-    if at_end and not is_end[-1]:
-        ends = np.concatenate([ends, [len(is_end)]])
-    return np.diff(ends).astype(np.int64)
+def _lengths(is_end: NDArray[np.bool_], *, is_before: bool, at_start: bool, at_end: bool) -> NDArray[np.int64]:
+    """How long the documents are that lie whole in a stretch, whose edges are a document's where the split's are."""
+    cuts = np.flatnonzero(is_end) + (0 if is_before else 1)
+    edges = np.array([0] * at_start + [len(is_end)] * at_end, np.int64)
+    return np.diff(np.unique(np.concatenate([cuts, edges]))).astype(np.int64)
