@@ -8,9 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from foreign_helpers import write_shards
 from run_helpers import make_text
 from smalllm.api import data as api_data
 from smalllm.api import evaluate
+from smalllm.api.inspect import inspect_data
+from smalllm.config import TokenizerConfig
 from smalllm.recipes import load_recipe
 from smalllm.rundir import read_jsonl
 
@@ -91,6 +94,18 @@ def test_files_of_a_run_and_of_data_are_those_documented(example: Path) -> None:
         assert found <= documented
     plots = {path.name for path in (example / "runs/book/plots").iterdir()}
     assert plots == set(re.findall(r"\w+\.png", FORMATS.split("plots/ ")[1].splitlines()[0]))
+
+
+def test_inspect_keys_are_those_documented(example: Path, tmp_path: Path) -> None:
+    folder = write_shards(tmp_path, "npy", train=[1, 2, 256], test=[1])
+    ours, theirs = inspect_data(example / "data/book"), inspect_data(folder, tokenizer=TokenizerConfig(kind="bytes"))
+    assert {*ours, *theirs} == documented_keys("key in inspect") - STORIES_ONLY
+    for split in (ours["splits"]["train"], theirs["splits"]["train"]):
+        assert set(split) == documented_keys("key in inspect.splits")
+        assert set(split["sample"]) == documented_keys("key in inspect.splits.sample")
+        described = FORMATS.split("| key in inspect.splits.sample |")[1]
+        parts = (split["sample"]["document_tokens"], split["sample"]["top_tokens"][0], split["sample"]["windows"][0])
+        assert [key for part in parts for key in part if f"`{key}`" not in described] == []
 
 
 def test_a_key_that_is_not_documented_is_missed() -> None:

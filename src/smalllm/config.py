@@ -66,20 +66,23 @@ class DataConfig:
     """Where the text comes from and where its tokens go."""
 
     path: str | None = None
-    """Data directory, written by `prepare` and read by `train`; absent: data/RECIPE."""
+    """Data directory, written by `prepare` and read by `train`, or a folder of nanoGPT's, llm.c's or NumPy shards;
+    absent: data/RECIPE."""
     source: Source = "files"
     """stories: built-in grammar; python: your Python's standard library; files: your own; url: one download;
     hub: a Hugging Face data set."""
     files: tuple[str, ...] = ()
     """Text files, folders or globs (.txt .jsonl .parquet); given, they replace the recipe's source."""
     val_files: tuple[str, ...] = ()
-    """Files held out for validation; absent: val_fraction of the documents."""
+    """Files held out for validation; absent: val_fraction of the documents. With another program's shards: those that
+    are held out, in place of the files called val."""
     separator: str | None = None
     """What stands between documents in a text file; absent: a file is one document."""
     text_column: str = "text"
     """Name of the text in .jsonl and .parquet files."""
     val_fraction: float = 0.01
-    """Share of the documents held out, chosen by a hash of their text [0 to 1)."""
+    """Share of the documents held out, chosen by a hash of their text [0 to 1). Of another program's shards, where no
+    file is held out, the last tokens."""
     stories: int = 100_000
     """How many stories the stories source tells, validation included [documents]."""
     url: str | None = None
@@ -100,7 +103,7 @@ class DataConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TokenizerConfig:
-    """How text becomes token ids."""
+    """How text becomes token ids; for another program's shards, which do not say, how their ids were made."""
 
     kind: TokenizerKind = "gpt2"
     """gpt2, sentencepiece and huggingface (both trained on the corpus unless path is given), or bytes."""

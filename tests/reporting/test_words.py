@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smalllm.reporting.words import count, duration, flops, named, number, rate, scientific, share, size
+from smalllm.reporting.words import count, duration, flops, named, number, printable, rate, scientific, share, size
 
 
 @pytest.mark.parametrize(
@@ -83,3 +83,14 @@ def test_numbers_are_written_for_people(written: str, expected: str) -> None:
 def test_any_value_can_be_written(value: object) -> None:
     for form in (number, scientific, count, rate, size, duration, share, flops):
         assert form(value)
+
+
+@given(st.text())
+def test_text_for_a_terminal_is_one_printable_line(text: str) -> None:
+    shown = printable(text)
+    assert shown.isprintable() and printable(shown) == shown
+    assert shown == text or not text.isprintable()
+
+
+def test_text_for_a_terminal_by_example() -> None:
+    assert printable('a "b"\n\x1b[0m\x9b \u732b\u202e') == 'a "b"\\n\\x1b[0m\\x9b \u732b\\u202e'

@@ -216,6 +216,7 @@ def _log_axis(axes: "Axes", low: float, high: float) -> None:
 
 
 def frame(axes: "Axes") -> None:
+    """The look that all our plots share: one line at the bottom, a faint grid behind, muted numbers."""
     for side in ("top", "left", "right"):
         axes.spines[side].set_visible(False)
     axes.spines["bottom"].set_color(COLOURS["muted"])
