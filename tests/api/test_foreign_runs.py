@@ -85,7 +85,9 @@ def test_a_resume_refuses_other_ids_and_takes_a_moved_folder(ours: Ours, tmp_pat
     changed = list(ours.ids["train"])
     changed[len(changed) // 2] ^= 1
     write_shards(folder, kind, train=changed)
-    with pytest.raises(CheckpointError, match="was trained with train_shards"):
+    with pytest.raises(
+        CheckpointError, match=r"was trained with train_shards\[0\] \['\w{64}'\], but .* now has \['\w{64}'\]"
+    ):
         smalllm.train(ours.on(folder), out=tmp_path / "run", resume=True)
     moved = ours.shards(tmp_path / "moved", kind)
     shutil.rmtree(folder)
@@ -179,7 +181,10 @@ def test_what_the_command_says(folder: Path, capsys: pytest.CaptureFixture[str])
         (["--tokenizer.kind", "sentencepiece"], ["do not record their tokenizer", "--tokenizer.path"]),
         (["--data.val_files", "nowhere"], ["data.val_files: nowhere matches no file"]),
         (["--data.path", "shards/train.bin"], ["shards/train.bin: is a file; expected the folder"]),
-        (["--data.path", "."], ["no prepared data here, nor .bin or .npy shards", "smalllm prepare shakespeare"]),
+        (
+            ["--data.path", "."],
+            ["no prepared data here; prepare it first:\n  smalllm prepare shakespeare", ".npy shards"],
+        ),
     ],
 )
 def test_mistakes_of_the_command_line(

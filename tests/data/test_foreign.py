@@ -124,6 +124,8 @@ def test_val_files_replace_what_names_say(tmp_path: Path) -> None:
     outside = described(edu, val_files=[str(tmp_path / "held")])
     assert [ids_of(edu, outside, split) for split in ("train", "val")] == [[1, 2], [5, 4]]
     assert find_shards(edu, val_files=[str(tmp_path / "held")]).aside == ("val_0.bin",)
+    matched = described(edu, val_files=[str(tmp_path / "h*")])
+    assert ids_of(edu, matched, "val") == [5, 4]
     inside = described(edu, val_files=[str(edu / "train_[2-9].bin")])
     assert [ids_of(edu, inside, split) for split in ("train", "val")] == [[1], [2]]
     one = described(edu, val_files=[str(tmp_path / "held/b_train.bin"), str(tmp_path / "held/b_train.bin")])

@@ -149,8 +149,8 @@ def load_data(
         if directory.is_file():
             raise DataError(f"{directory}: is a file; expected the folder that holds it")
         raise DataError(
-            f"{directory}: no prepared data here, nor {' or '.join(SUFFIXES)} shards of another program; "
-            f"prepare it first:\n  {command}"
+            f"{directory}: no prepared data here; prepare it first:\n  {command}\n"
+            f"or give a folder with {' or '.join(SUFFIXES)} shards of another program"
         )
     manifest = read_manifest(directory)
     own = load_tokenizer(directory / "tokenizer")

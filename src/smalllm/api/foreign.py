@@ -51,7 +51,7 @@ def load_foreign(
         + ("" if shards.val else f": the last {data.val_fraction:.2%}, as no file is called val")
     )
     if shards.aside:
-        progress.say(f"  left aside by their names: {', '.join(shards.aside)}")
+        progress.say(f"  left aside by their names: {printable(', '.join(shards.aside))}")
     if (directory / "meta.pkl").exists():
         progress.say("  meta.pkl is not read: smalllm opens no pickle; [tokenizer] says what made the ids")
     progress.say(f"  the {made_by.kind} tokenizer reads: {_excerpt(directory, manifest, made_by)}")

@@ -1,6 +1,7 @@
 """What a resumed run keeps, what it may change, and what must not have changed under it."""
 
 from collections.abc import Mapping
+from itertools import zip_longest
 from typing import Any
 
 from smalllm.checkpoint import Checkpoint
@@ -77,6 +78,9 @@ def check_facts(run: RunDir, checkpoint: Checkpoint, facts: Mapping[str, Any]) -
     for key, now in facts.items():
         then = checkpoint.facts.get(key)
         if then != now:
+            if isinstance(then, list):  # of hashes; the first that differs says enough
+                index = next(i for i, (a, b) in enumerate(zip_longest(then, now)) if a != b)
+                key, then, now = f"{key}[{index}]", then[index : index + 1], now[index : index + 1]
             raise CheckpointError(
                 f"{run.path}: was trained with {key} {then}, but the data directory now has {now}; "
                 "point --data.path to the data it was started with, or start a new run with another --out"

@@ -122,8 +122,8 @@ def _length_lines(sample: Mapping[str, Any]) -> Iterator[str]:
     if found is None:
         return
     yield (
-        f"  {_many(sample['documents'], 'document')} seen whole: median {number(found['median'])} tokens, mean "
-        f"{number(found['mean'])}, 90% up to {number(found['p90'])}, from {found['min']:,} to {found['max']:,}"
+        f"  {_many(sample['documents'], 'document')} seen whole: median {count(found['median'])} tokens, mean "
+        f"{count(found['mean'])}, 90% up to {count(found['p90'])}, from {found['min']:,} to {found['max']:,}"
     )
     bars = _grouped(found["histogram"]["edges"], found["histogram"]["documents"])
     most, total = max(n for _, _, n in bars), sum(n for _, _, n in bars)

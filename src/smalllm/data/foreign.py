@@ -145,7 +145,8 @@ def _expand(pattern: str) -> list[Path]:
     path = Path(pattern).expanduser()
     if path.is_file():
         return [path]
-    files = _candidates(path) if path.is_dir() else sorted(map(Path, glob.glob(str(path), recursive=True)))
+    matches = [path] if path.is_dir() else sorted(map(Path, glob.glob(str(path), recursive=True)))
+    files = [file for match in matches for file in (_candidates(match) if match.is_dir() else [match])]
     if not files:
         raise DataError(
             f"data.val_files: {_nothing_found(path) if path.is_dir() else f'{pattern} matches no file'}; expected "

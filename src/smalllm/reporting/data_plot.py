@@ -9,7 +9,7 @@ import numpy as np
 
 from smalllm.reporting.draw import COLOURS, frame
 from smalllm.reporting.plots import PNG_DPI, settings
-from smalllm.reporting.words import count, number, printable, share
+from smalllm.reporting.words import count, printable, share
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -54,7 +54,7 @@ def _title(facts: Mapping[str, Any]) -> str:
 
 
 def _draw_lengths(axes: "Axes", lengths: Mapping[str, Any]) -> None:
-    from matplotlib.ticker import FuncFormatter, NullLocator
+    from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
     edges = np.array(next(iter(lengths.values()))["histogram"]["edges"], dtype=np.float64)
     is_log = edges[-1] - edges[-2] > edges[1] - edges[0]
@@ -63,12 +63,14 @@ def _draw_lengths(axes: "Axes", lengths: Mapping[str, Any]) -> None:
         documents = np.array(found["histogram"]["documents"], dtype=np.float64)
         heights = documents / documents.sum() / widths
         colour = COLOURS[_ROLES[name]]
-        label = f"{_LABELS[name]}, median {number(found['median'])}"
+        label = f"{_LABELS[name]}, median {count(found['median'])}"
         axes.stairs(heights, edges, color=colour, linewidth=1.6, label=label)
         axes.stairs(heights, edges, color=colour, fill=True, alpha=0.15)
     if is_log:
         axes.set_xscale("log", base=2)
         axes.xaxis.set_minor_locator(NullLocator())
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: count(x)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{100 * y:g}%"))
     axes.set_xlim(edges[0], edges[-1])
