@@ -1,6 +1,7 @@
 """The verbs of smalllm as functions: what the command line calls and `import smalllm` offers."""
 
 from smalllm.api.data import prepare
+from smalllm.api.interop import export, import_model
 from smalllm.api.quickstart import quickstart
 from smalllm.api.runs import train
 from smalllm.api.scores import evaluate
@@ -11,7 +12,9 @@ from smalllm.run import load_run
 
 __all__ = [
     "evaluate",
+    "export",
     "generate",
+    "import_model",
     "load_recipe",
     "load_run",
     "override",

@@ -8,7 +8,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from smalllm.config import DataConfig, RunConfig, field_names
+from smalllm.config import DataConfig, RunConfig, TokenizerConfig, field_names
 from smalllm.data.document import Document
 from smalllm.data.download import fetch_url
 from smalllm.data.manifest import Manifest, TokenizerFacts, read_manifest
@@ -116,7 +116,9 @@ def prepare_command(config: RunConfig, *, name: str) -> str:
     try:
         recipe = load_recipe(name)
     except ConfigError:  # a configuration that was built in Python has no file
-        return f"smalllm.prepare(config, out=Path({str(data_path(config))!r}))  # in Python"
+        tokenizer = {f"tokenizer.{key}": getattr(config.tokenizer, key) for key in field_names(TokenizerConfig)}
+        its = f"smalllm.override(config, {tokenizer})" if config.train.init_from else "config"
+        return f"smalllm.prepare({its}, out=Path({str(data_path(config))!r}))  # in Python"
     words = ["smalllm", "prepare", name]
     for section in ("data", "tokenizer"):
         asked, given = getattr(config, section), getattr(recipe, section)

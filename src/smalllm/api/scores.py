@@ -102,12 +102,12 @@ class Exam:
 
 
 def evaluate(
-    path: str | Path, *, tasks: Sequence[str] = ("loss",), data: Path | None = None, tokens: int = 0
+    run: Run | str | Path, *, tasks: Sequence[str] = ("loss",), data: Path | None = None, tokens: int = 0
 ) -> dict[str, Any]:
     """Measure a run on held-out text.
 
     Args:
-        path: a run directory (its best checkpoint) or a checkpoint.
+        run: a loaded run, or the path of one: a run directory (its best checkpoint) or a checkpoint.
         tasks: what to measure; "loss" is the validation split.
         data: another data directory of the same tokenizer; absent: the run's own.
         tokens: score about so many; 0: the whole split.
@@ -122,7 +122,7 @@ def evaluate(
     unknown = [task for task in tasks if task != "loss"]
     if unknown or not tasks:
         raise ConfigError(f"tasks = {', '.join(unknown) or 'none'}: must be loss")
-    run = load_run(path)
+    run = run if isinstance(run, Run) else load_run(run)
     directory = data or data_path(run.config)
     manifest, tokenizer = load_data(directory, command=f"smalllm prepare {run.dir.config} --out {directory}")
     check_tokenizer(tokenizer, run.tokenizer.fingerprint, where=str(run.checkpoint))

@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from smalllm import runtime
 from smalllm.api.data import data_path, load_data
+from smalllm.api.origin import copy_weights, origin_facts
 from smalllm.api.resume import check_facts, facts_of
 from smalllm.api.scores import Exam
 from smalllm.checkpoint import Checkpoint, TrainState, copy_parameters, load_latest, mark_best
@@ -26,6 +27,7 @@ from smalllm.optim.optimizers import build_optimizers, load_optimizer_tensors
 from smalllm.protocols import Progress, Tokenizer
 from smalllm.recipes import save_config
 from smalllm.recipes.resolve import Machine, resolve, resolve_minutes
+from smalllm.run import Run
 from smalllm.rundir import RunDir, rewind_jsonl, write_json
 from smalllm.tokenizers import save_tokenizer
 from smalllm.training.step import LossFunction, make_loss_function
@@ -59,7 +61,14 @@ class Sitting:
 
 
 def sit_down(
-    run: RunDir, config: RunConfig, *, stored: bool, changes: Mapping[str, Any], command: str, progress: Progress
+    run: RunDir,
+    config: RunConfig,
+    origin: Run | None,
+    *,
+    stored: bool,
+    changes: Mapping[str, Any],
+    command: str,
+    progress: Progress,
 ) -> Sitting:
     """Everything up to the first step: data, model, state, compiled function, final configuration."""
     began_at = time.monotonic()
@@ -71,7 +80,8 @@ def sit_down(
     if loaded is not None:
         check_facts(run, loaded, facts_of(manifest, tokenizer))
     config, environment = _resolved(config, manifest, progress)
-    model, optimizers, state = _build(config, tokenizer, loaded)
+    environment |= origin_facts(run, config, origin)
+    model, optimizers, state = _build(config, tokenizer, loaded, origin)
     stream = open_split(data, manifest, "train")
     n_windows(stream.n_tokens, config.model.context_length)
     sitting = Sitting(
@@ -133,13 +143,15 @@ def _resolved(config: RunConfig, manifest: Manifest, progress: Progress) -> tupl
 
 
 def _build(
-    config: RunConfig, tokenizer: Tokenizer, loaded: Checkpoint | None
+    config: RunConfig, tokenizer: Tokenizer, loaded: Checkpoint | None, origin: Run | None
 ) -> tuple[GPT, list[Optimizer], TrainState]:
     model = GPT(config.model, vocab_size=tokenizer.vocab_size)
-    if loaded is None:
-        init_weights(model, seed=config.train.seed)
-    else:
+    if loaded is not None:
         copy_parameters(model, loaded.model, where=str(loaded.path))
+    elif origin is not None:
+        copy_weights(model, origin)
+    else:
+        init_weights(model, seed=config.train.seed)
     model.to(config.train.device)
     optimizers = build_optimizers(model, config.optim)
     if loaded is not None:

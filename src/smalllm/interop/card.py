@@ -9,6 +9,7 @@ from smalllm.config import DataConfig, RunConfig
 from smalllm.interop.families import Family
 from smalllm.interop.verify import Proof
 from smalllm.model.count import count_parameters
+from smalllm.recipes.resolve import resolve_shape
 
 _SOURCES = {
     "stories": "stories told by a small grammar that comes with smalllm (synthetic English)",
@@ -101,7 +102,7 @@ def _data(data: DataConfig) -> str:
 
 
 def _architecture(family: Family, config: RunConfig, *, vocab_size: int) -> str:
-    m = config.model
+    m = resolve_shape(config.model)
     rows = [
         ("class", f"`{family.hf_class}`"),
         ("layers, width, MLP", f"{m.n_layers}, {m.d_model}, {m.d_ff}"),

@@ -74,6 +74,7 @@ def write_hf_model(
     generation = {"bos_token_id": eos_id, "eos_token_id": eos_id, "pad_token_id": eos_id}
     try:
         safetensors.torch.save_file(tensors, directory / WEIGHTS, metadata={"format": "pt"})
+        (directory / WEIGHTS).chmod(0o644)  # it comes readable by its owner only
         _write_json(
             directory / "config.json",
             write_hf_config(family, config, vocab_size=vocab_size, eos_id=eos_id, dtype=dtype),
