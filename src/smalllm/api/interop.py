@@ -196,7 +196,8 @@ def _proof_of_import(folder: Path, imported: HFModel, tokenizer: TextTokenizer, 
         progress.say("not compared with transformers, which is not installed: pip install 'smalllm[hf]'")
         return None
     progress.say("comparing the model with transformers")
-    return verify_with_transformers(folder, _model(imported, tokenizer), tokenizer)
+    follows = "PreTrainedTokenizerFast" if (folder / "tokenizer.json").is_file() else "AutoTokenizer"
+    return verify_with_transformers(folder, _model(imported, tokenizer), tokenizer, tokenizer_class=follows)
 
 
 def _write_run(path: Path, source: str, out: Path, imported: HFModel, tokenizer: TextTokenizer) -> None:

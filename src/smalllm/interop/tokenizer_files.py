@@ -188,6 +188,7 @@ def _config(spec: dict[str, Any], content: bytes, *, eos_id: int, context_length
         "add_eos_token": False,
         "add_prefix_space": (spec.get("pre_tokenizer") or {}).get("add_prefix_space", False),  # wins in transformers 4
         "clean_up_tokenization_spaces": False,
+        "model_input_names": ["input_ids", "attention_mask"],  # transformers 4 would add one that no decoder takes
         "model_max_length": context_length,
     }
 
