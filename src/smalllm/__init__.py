@@ -11,7 +11,9 @@ __version__ = "0.1.0"
 
 __all__ = [
     "evaluate",
+    "export",
     "generate",
+    "import_model",
     "inspect",
     "load_recipe",
     "load_run",

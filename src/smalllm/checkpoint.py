@@ -156,6 +156,11 @@ def load_latest(run: RunDir, *, notice: Callable[[str], None]) -> Checkpoint | N
             notice(f"{error}; set aside as {aside.name}, looking for an older one")
     if damaged:
         raise CheckpointError(f"{run.checkpoints}: no checkpoint can be used:\n" + "\n".join(damaged))
+    if set_aside := sorted(run.checkpoints.glob("damaged-*")):
+        raise CheckpointError(
+            f"{run.checkpoints}: every checkpoint was damaged and set aside, {set_aside[-1].name} last; restore one under "
+            "its own name, or start anew with another --out"
+        )
     return None
 
 

@@ -14,6 +14,7 @@ class Tokenizer(Protocol):
 
     Ids run from 0 to `vocab_size - 1`. `encode` never produces a special token, whatever the text says:
     `<|endoftext|>` in a document is text. The end-of-document token `eos_id` is added by whoever joins documents.
+    Only a tokenizer that came with an imported model may do otherwise, as its `is_lossless` says.
     """
 
     @property
@@ -34,6 +35,11 @@ class Tokenizer(Protocol):
     @property
     def fingerprint(self) -> str:
         """sha256 [64 hex digits] of what decides the ids; equal fingerprints give equal ids."""
+        ...
+
+    @property
+    def is_lossless(self) -> bool:
+        """Whether `decode(encode(text)) == text` for every text."""
         ...
 
     @property

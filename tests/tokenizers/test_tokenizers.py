@@ -20,7 +20,7 @@ from smalllm.tokenizers.bytes import build_bytes
 from smalllm.tokenizers.gpt2 import MAX_WHITESPACE_RUN, PATTERN, byte_characters, load_gpt2
 from smalllm.tokenizers.huggingface import load_huggingface, train_huggingface
 from smalllm.tokenizers.sentencepiece import load_sentencepiece, train_sentencepiece
-from smalllm.tokenizers.text_tokenizer import MARKER, TextTokenizer, check_lossless, training_texts
+from smalllm.tokenizers.text_tokenizer import MARKER, TextTokenizer, check_lossless, find_loss, training_texts
 
 VERSE = """The cat sat on the mat, and the dog ate the cat's hat.
 \tif cat:
@@ -152,6 +152,7 @@ def test_satisfies_the_protocol(tokenizers: dict[str, TextTokenizer], kind: str)
     tokenizer = tokenizers[kind]
     assert isinstance(tokenizer, Tokenizer)
     assert tokenizer.eos_id in special_ids(tokenizer)
+    assert tokenizer.is_lossless
     assert tokenizer.vocab_size == len(tokenizer.token_bytes) == len(tokenizer.token_byte_lengths)
     assert tokenizer.decode([tokenizer.eos_id, *tokenizer.encode("a"), tokenizer.eos_id]) == "a"
     assert tokenizer.decode(tokenizer.encode("é")[:1] if kind == "bytes" else []) == (
@@ -169,8 +170,10 @@ def test_the_probe_catches_a_tokenizer_that_loses_text(tokenizers: dict[str, Tex
     ]
     check_lossless(whole, name="f", spellings=["<end>"], hint="")
     for encode in broken:
+        spoilt = dataclasses.replace(whole, encode_one=encode)
         with pytest.raises(TokenizerError, match=r"comes back as|special or unknown"):
-            check_lossless(dataclasses.replace(whole, encode_one=encode), name="f", spellings=["<end>"], hint="")
+            check_lossless(spoilt, name="f", spellings=["<end>"], hint="")
+        assert not dataclasses.replace(spoilt, loss=find_loss(spoilt, spellings=["<end>"])).is_lossless
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -380,6 +383,33 @@ def test_an_end_token_that_the_file_does_not_call_special_is_never_encoded(tmp_p
         assert_lossless(tokenizer, "a<eos>")
         save_tokenizer(tokenizer, tmp_path / "saved")
         assert 1 not in load_tokenizer(tmp_path / "saved").encode("a<eos>")
+
+
+def test_tokenizers_of_imported_models_may_change_text(tmp_path: Path) -> None:
+    """Whoever says that loss is allowed gets the library's own ids; the record says it when they are loaded again."""
+    spec = byte_fallback_spec()
+    spec["normalizer"] = {"type": "Sequence", "normalizers": [{"type": "Lowercase"}, spec["normalizer"]]}
+    lossy = load_huggingface(write_json(tmp_path / "tokenizer.json", spec), allow_loss=True)
+    assert lossy.decode(lossy.encode("The\nTHE")) == "the\nthe"
+    assert lossy.loss == "'MiXeD Case' comes back as 'mixed case'"
+    assert lossy.decode(lossy.encode(f"The{MARKER}")) == "the "
+    save_tokenizer(lossy, tmp_path / "saved")
+    loaded = load_tokenizer(tmp_path / "saved")
+    assert (loaded.is_lossless, loaded.fingerprint) == (False, lossy.fingerprint)
+    with pytest.raises(TokenizerError, match="comes back as"):
+        load_huggingface(tmp_path / "tokenizer.json")
+
+
+def test_an_end_token_of_another_name(tmp_path: Path) -> None:
+    spec = byte_fallback_spec()
+    spec["added_tokens"][0]["content"] = "<end>"
+    spec["model"]["vocab"] = {("<end>" if k == "<pad>" else k): v for k, v in spec["model"]["vocab"].items()}
+    file = write_json(tmp_path / "tokenizer.json", spec)
+    assert load_huggingface(file).eos_id == 1  # <eos>, a name that is known
+    for eos, expected in [("<end>", 0), (0, 0), (1, 1), (200, 1), ("<no such token>", 1)]:
+        assert load_huggingface(file, eos=[eos]).eos_id == expected
+    save_tokenizer(load_huggingface(file, eos=[0]), tmp_path / "saved")
+    assert load_tokenizer(tmp_path / "saved").eos_id == 0
 
 
 def test_a_run_of_a_million_encodes_in_seconds(tokenizers: dict[str, TextTokenizer]) -> None:

@@ -2,6 +2,7 @@
 
 from smalllm.api.data import prepare
 from smalllm.api.inspect import inspect_data as inspect
+from smalllm.api.interop import export, import_model
 from smalllm.api.quickstart import quickstart
 from smalllm.api.runs import train
 from smalllm.api.scores import evaluate
@@ -12,7 +13,9 @@ from smalllm.run import load_run
 
 __all__ = [
     "evaluate",
+    "export",
     "generate",
+    "import_model",
     "inspect",
     "load_recipe",
     "load_run",

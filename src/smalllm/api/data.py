@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from smalllm.api.foreign import load_foreign, tokenizer_facts
-from smalllm.config import DataConfig, RunConfig, field_names
+from smalllm.config import DataConfig, RunConfig, TokenizerConfig, field_names
 from smalllm.data.document import Document
 from smalllm.data.download import fetch_url
 from smalllm.data.foreign import is_foreign
@@ -109,7 +109,9 @@ def prepare_command(config: RunConfig, *, name: str) -> str:
     try:
         recipe = load_recipe(name)
     except ConfigError:  # a configuration that was built in Python has no file
-        return f"smalllm.prepare(config, out=Path({str(data_path(config))!r}))  # in Python"
+        tokenizer = {f"tokenizer.{key}": getattr(config.tokenizer, key) for key in field_names(TokenizerConfig)}
+        its = f"smalllm.override(config, {tokenizer})" if config.train.init_from else "config"
+        return f"smalllm.prepare({its}, out=Path({str(data_path(config))!r}))  # in Python"
     words = ["smalllm", "prepare", name]
     for section in ("data", "tokenizer"):
         asked, given = getattr(config, section), getattr(recipe, section)
@@ -149,8 +151,8 @@ def load_data(
         if directory.is_file():
             raise DataError(f"{directory}: is a file; expected the folder that holds it")
         raise DataError(
-            f"{directory}: no prepared data here; prepare it first:\n  {command}\n"
-            f"or give a folder with {' or '.join(SUFFIXES)} shards of another program"
+            f"{directory}: no {' or '.join(SUFFIXES)} shards of another program and no prepared data here; "
+            f"prepare it first:\n  {command}"
         )
     manifest = read_manifest(directory)
     own = load_tokenizer(directory / "tokenizer")

@@ -8,7 +8,6 @@ from smalllm.checkpoint import Checkpoint
 from smalllm.config import RunConfig, as_dict
 from smalllm.data.manifest import Manifest
 from smalllm.errors import CheckpointError, ConfigError
-from smalllm.problems import check
 from smalllm.protocols import Tokenizer
 from smalllm.recipes import load_recipe, override
 from smalllm.rundir import RunDir
@@ -25,7 +24,7 @@ _LENGTHS = ("train.max_steps", "train.max_tokens", "train.max_epochs", "train.ma
 
 
 def opened_config(run: RunDir, config: RunConfig, changes: Mapping[str, Any]) -> tuple[RunConfig, bool]:
-    """The configuration of a run that starts or goes on, and whether it was stored before.
+    """The configuration of a run that starts or goes on, unchecked, and whether it was stored before.
 
     Args:
         run: the run directory.
@@ -33,10 +32,10 @@ def opened_config(run: RunDir, config: RunConfig, changes: Mapping[str, Any]) ->
         changes: the dotted fields the user gave; applied to what is stored.
 
     Raises:
-        ConfigError: problems, or changes that would make it another run.
+        ConfigError: changes that would make it another run.
     """
     if not run.config.exists():
-        return check(config), False
+        return config, False
     stored = load_recipe(str(run.config))
     wrong = []
     if config.recipe not in (stored.recipe, "config"):
@@ -55,7 +54,7 @@ def opened_config(run: RunDir, config: RunConfig, changes: Mapping[str, Any]) ->
         applied = {**dict.fromkeys(_LENGTHS), **applied}
     if "optim.warmup_fraction" in applied:  # it was stored as warmup_steps
         applied = {"optim.warmup_steps": None, **applied}
-    return check(override(stored, applied)), True
+    return override(stored, applied), True
 
 
 def facts_of(manifest: Manifest, tokenizer: Tokenizer) -> dict[str, Any]:

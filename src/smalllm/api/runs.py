@@ -6,6 +6,7 @@ from typing import Any
 
 from smalllm.api.data import prepare_command
 from smalllm.api.finish import finish_run
+from smalllm.api.origin import adopt, check_data, data_command, lower_rates, open_origin
 from smalllm.api.resume import facts_of, opened_config
 from smalllm.api.sitting import Sitting, make_batches, sit_down
 from smalllm.checkpoint import (
@@ -21,6 +22,7 @@ from smalllm.generation.engine import generate_tokens
 from smalllm.generation.sampling import SamplingConfig
 from smalllm.model.count import flops_per_token
 from smalllm.optim.optimizers import optimizer_tensors
+from smalllm.problems import check
 from smalllm.protocols import Progress, Silent
 from smalllm.rundir import RunDir, append_jsonl, locked
 from smalllm.training.loop import Outcome, Parts, run_loop
@@ -43,7 +45,8 @@ def train(
         config: what to do, the user's changes included.
         out: the run directory; absent: `runs/RECIPE`.
         resume: continue the run in `out`; starts it if there is none, returns at once if it is complete.
-        changes: the dotted fields that the user asked for; on a resume they are applied to the stored configuration.
+        changes: the dotted fields of `config` that the user asked for; on a resume they are applied to the stored
+            configuration, and where `train.init_from` is among them and no rate is, the rates become a tenth.
         name: the recipe's name or path, for the command that an error names; absent: `config.recipe`.
         progress: who is told how it goes.
 
@@ -51,7 +54,8 @@ def train(
         What `result.json` holds. A run stopped by a signal is saved and has the key "stopped".
 
     Raises:
-        ConfigError: the configuration has problems, or a resume may not change a field.
+        ConfigError: the configuration has problems, or a field may not change: on a resume, or against
+            `train.init_from`.
         RunError: `out` holds another run, or another process is writing it.
         DataError, TokenizerError, CheckpointError, NonFiniteError: see `errors`.
     """
@@ -59,9 +63,7 @@ def train(
     with locked(run):
         if run.config.exists() and not resume:
             raise RunError(f"{run.path}: holds a run already; continue it with --resume, or choose another --out")
-        config, stored = opened_config(run, config, changes or {})
-        command = prepare_command(config, name=str(run.config) if stored else name or config.recipe)
-        sitting = sit_down(run, config, stored=stored, changes=changes or {}, command=command, progress=progress)
+        sitting = _opened(run, config, changes=changes or {}, name=name or config.recipe, progress=progress)
         if sitting.is_complete and run.result.exists():
             progress.say(f"{run.path}: complete at step {sitting.state.step:,}")
         else:
@@ -70,6 +72,22 @@ def train(
             if outcome.reason not in ("complete", "patience"):
                 return {"stopped": outcome.reason, "steps": outcome.state.step, "run": str(run.path)}
         return finish_run(run, sitting.data, sitting.manifest, progress=progress)
+
+
+def _opened(run: RunDir, config: RunConfig, *, changes: Mapping[str, Any], name: str, progress: Progress) -> Sitting:
+    config, stored = opened_config(run, config, changes)
+    name = str(run.config) if stored else name
+    origin = open_origin(run, config)
+    if origin is None:
+        command = prepare_command(check(config), name=name)
+    else:
+        config, notices = adopt(run, config, origin, given=changes, stored=stored)
+        config, rate_notices = lower_rates(config, given=changes, name=name)
+        for notice in [*notices, *rate_notices]:
+            progress.say(notice)
+        check_data(check(config), origin, name=name)
+        command = data_command(config, origin, name=name)
+    return sit_down(run, config, origin, stored=stored, changes=changes, command=command, progress=progress)
 
 
 def _train(sitting: Sitting, progress: Progress) -> Outcome:

@@ -103,7 +103,7 @@ class Exam:
 
 
 def evaluate(
-    path: str | Path,
+    run: Run | str | Path,
     *,
     tasks: Sequence[str] = ("loss",),
     data: Path | None = None,
@@ -113,7 +113,7 @@ def evaluate(
     """Measure a run on held-out text.
 
     Args:
-        path: a run directory (its best checkpoint) or a checkpoint.
+        run: a loaded run, or the path of one: a run directory (its best checkpoint) or a checkpoint.
         tasks: what to measure; "loss" is the validation split.
         data: another data directory of the same tokenizer, or a folder of another program's shards, which are taken
             for its own; absent: the run's own.
@@ -130,7 +130,7 @@ def evaluate(
     unknown = [task for task in tasks if task != "loss"]
     if unknown or not tasks:
         raise ConfigError(f"tasks = {', '.join(unknown) or 'none'}: must be loss")
-    run = load_run(path)
+    run = run if isinstance(run, Run) else load_run(run)
     directory = data or data_path(run.config)
     manifest, tokenizer = load_data(
         directory,

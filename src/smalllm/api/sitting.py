@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from smalllm import runtime
 from smalllm.api.data import data_path, load_data
 from smalllm.api.foreign import configured_tokenizer
+from smalllm.api.origin import copy_weights, origin_facts
 from smalllm.api.resume import check_facts, facts_of
 from smalllm.api.scores import Exam
 from smalllm.checkpoint import Checkpoint, TrainState, checkpoint_paths, copy_parameters, load_latest, mark_best
@@ -27,6 +28,7 @@ from smalllm.optim.optimizers import build_optimizers, load_optimizer_tensors
 from smalllm.protocols import Progress, Tokenizer
 from smalllm.recipes import save_config
 from smalllm.recipes.resolve import Machine, resolve, resolve_minutes
+from smalllm.run import Run, check_tokenizer
 from smalllm.rundir import RunDir, rewind_jsonl, write_json
 from smalllm.tokenizers import load_tokenizer, save_tokenizer
 from smalllm.training.step import LossFunction, make_loss_function
@@ -60,13 +62,20 @@ class Sitting:
 
 
 def sit_down(
-    run: RunDir, config: RunConfig, *, stored: bool, changes: Mapping[str, Any], command: str, progress: Progress
+    run: RunDir,
+    config: RunConfig,
+    origin: Run | None,
+    *,
+    stored: bool,
+    changes: Mapping[str, Any],
+    command: str,
+    progress: Progress,
 ) -> Sitting:
     """Everything up to the first step: data, model, state, compiled function, final configuration."""
     began_at = time.monotonic()
     data = data_path(config)
     manifest, tokenizer = load_data(
-        data, command=command, data=config.data, tokenizer=lambda: _tokenizer_of(run, config), progress=progress
+        data, command=command, data=config.data, tokenizer=lambda: _tokenizer_of(run, config, origin), progress=progress
     )
     if (
         manifest.layouts is None
@@ -77,7 +86,8 @@ def sit_down(
     if loaded is not None:
         check_facts(run, loaded, facts_of(manifest, tokenizer))
     config, environment = _resolved(config, manifest, progress)
-    model, optimizers, state = _build(config, tokenizer, loaded)
+    environment |= origin_facts(run, config, origin)
+    model, optimizers, state = _build(config, tokenizer, loaded, origin)
     stream = open_split(data, manifest, "train")
     n_windows(stream.n_tokens, config.model.context_length)
     sitting = Sitting(
@@ -109,9 +119,14 @@ def sit_down(
     return sitting
 
 
-def _tokenizer_of(run: RunDir, config: RunConfig) -> Tokenizer:
+def _tokenizer_of(run: RunDir, config: RunConfig, origin: Run | None) -> Tokenizer:
     """For shards that record none: the run's own once it has a checkpoint, else the configured one."""
-    return load_tokenizer(run.tokenizer) if checkpoint_paths(run) else configured_tokenizer(config.tokenizer)
+    if checkpoint_paths(run):
+        return load_tokenizer(run.tokenizer)
+    tokenizer = configured_tokenizer(config.tokenizer)
+    if origin is not None:
+        check_tokenizer(tokenizer, origin.tokenizer.fingerprint, where=str(origin.checkpoint))
+    return tokenizer
 
 
 def _resolved(config: RunConfig, manifest: Manifest, progress: Progress) -> tuple[RunConfig, dict[str, Any]]:
@@ -144,13 +159,15 @@ def _resolved(config: RunConfig, manifest: Manifest, progress: Progress) -> tupl
 
 
 def _build(
-    config: RunConfig, tokenizer: Tokenizer, loaded: Checkpoint | None
+    config: RunConfig, tokenizer: Tokenizer, loaded: Checkpoint | None, origin: Run | None
 ) -> tuple[GPT, list[Optimizer], TrainState]:
     model = GPT(config.model, vocab_size=tokenizer.vocab_size)
-    if loaded is None:
-        init_weights(model, seed=config.train.seed)
-    else:
+    if loaded is not None:
         copy_parameters(model, loaded.model, where=str(loaded.path))
+    elif origin is not None:
+        copy_weights(model, origin)
+    else:
+        init_weights(model, seed=config.train.seed)
     model.to(config.train.device)
     optimizers = build_optimizers(model, config.optim)
     if loaded is not None:

@@ -21,6 +21,8 @@ COMMANDS = {
     "train": "train a model on prepared data",
     "evaluate": "measure a run on held-out text",
     "generate": "write text with a run",
+    "export": "write a run for Hugging Face transformers or llama.cpp",
+    "import": "make a run of a Hugging Face checkpoint",
     "report": "draw a run's plots and its page",
     "doctor": "show what this machine is and can do",
 }

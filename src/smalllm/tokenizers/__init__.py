@@ -1,7 +1,8 @@
 """Text to token ids and back, without loss: gpt2, sentencepiece, huggingface and bytes.
 
 What rebuilds a tokenizer offline is a directory: the vocabulary's own file and `smalllm.json`, which records
-the kind, the size, the end token and the sha256 that `load_tokenizer` checks.
+the kind, the size, the end token and the sha256 that `load_tokenizer` checks; and that there is loss, where the
+tokenizer came with a model that was trained so.
 """
 
 import json
@@ -50,7 +51,7 @@ def load_tokenizer(directory: Path) -> Tokenizer:
     kind = record.get("kind")
     if kind not in KINDS:
         raise TokenizerError(f"{directory / RECORD_NAME}: kind is {kind!r}; expected {_either(KINDS)}")
-    tokenizer = _load_kind(kind, None if kind == "bytes" else directory)
+    tokenizer = _load_saved(record, directory)
     found = _record(tokenizer)
     changed = [key for key in found if record.get(key) != found[key]]
     if changed:
@@ -107,6 +108,16 @@ def _train(kind: str, texts: Callable[[], Iterable[str]], *, vocab_size: int | N
     return _TRAINERS[kind](texts(), vocab_size=vocab_size)
 
 
+def _load_saved(record: dict[str, Any], directory: Path) -> Tokenizer:
+    allow_loss = record.get("lossless") is False
+    if record["kind"] == "huggingface":
+        eos_id = record.get("eos_id")
+        return load_huggingface(directory, eos=[eos_id] if isinstance(eos_id, int) else [], allow_loss=allow_loss)
+    if record["kind"] == "sentencepiece":
+        return load_sentencepiece(directory, allow_loss=allow_loss)
+    return _load_kind(record["kind"], None if record["kind"] == "bytes" else directory)
+
+
 def _load_kind(kind: str, path: Path | None) -> Tokenizer:
     if kind == "gpt2":
         return load_gpt2(path)
@@ -120,7 +131,7 @@ def _load_kind(kind: str, path: Path | None) -> Tokenizer:
 
 
 def _record(tokenizer: Tokenizer) -> dict[str, Any]:
-    return {
+    record = {
         "format": FORMAT,
         "version": VERSION,
         "kind": tokenizer.kind,
@@ -128,6 +139,7 @@ def _record(tokenizer: Tokenizer) -> dict[str, Any]:
         "eos_id": tokenizer.eos_id,
         "sha256": tokenizer.fingerprint,
     }
+    return record if tokenizer.is_lossless else {**record, "lossless": False}
 
 
 def _read_record(directory: Path) -> dict[str, Any]:

@@ -1,12 +1,14 @@
 """A Hugging Face `tokenizer.json`: the user's own where it is lossless, or a byte-level BPE trained here.
 
 Byte-level and byte-fallback vocabularies are accepted; WordPiece, lower-casing and other normalisation lose
-text and are refused. Not here: chat templates, post-processors, padding and truncation (all switched off).
+text and are refused (`allow_loss`: all but WordPiece and the like, for models that were trained so). Not here: chat
+templates, post-processors, padding and truncation (all switched off).
 """
 
 import json
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +20,7 @@ from smalllm.tokenizers.text_tokenizer import (
     TextTokenizer,
     check_lossless,
     encode_around_marker,
+    find_loss,
     read_vocabulary_file,
     training_texts,
 )
@@ -82,11 +85,14 @@ def train_huggingface(texts: Iterable[str], *, vocab_size: int) -> TextTokenizer
     return _build(json.loads(backend.to_str()), name="the trained tokenizer.json")
 
 
-def load_huggingface(path: Path) -> TextTokenizer:
+def load_huggingface(path: Path, *, eos: Sequence[str | int] = (), allow_loss: bool = False) -> TextTokenizer:
     """Read a `tokenizer.json`, smalllm's or the user's own.
 
     Args:
         path: the file, or a folder with `tokenizer.json`.
+        eos: what may be its end token before `EOS_NAMES` are tried: names, or ids of special tokens.
+        allow_loss: take one that changes text, by a normaliser or a space put in front, as it is: the ids are
+            those of the tokenizers library, for a U+2581 in text too.
 
     Raises:
         TokenizerError: no such file, not a tokenizer, one that loses text, or one without a known end token.
@@ -98,40 +104,46 @@ def load_huggingface(path: Path) -> TextTokenizer:
         raise TokenizerError(
             f"{file} is not JSON ({error}); expected the tokenizer.json of a Hugging Face fast tokenizer"
         ) from error
-    return _build(spec, name=str(file))
+    return _build(spec, name=str(file), eos=eos, allow_loss=allow_loss)
 
 
-def _build(spec: Any, *, name: str) -> TextTokenizer:
-    content, eos = _canonical(spec, name=name)
+def _build(spec: Any, *, name: str, eos: Sequence[str | int] = (), allow_loss: bool = False) -> TextTokenizer:
+    content, eos_name = _canonical(spec, name=name, eos=eos)
     backend = _backend(content, name=name)
-    marker_ids = [] if _has_byte_level(spec) else _marker_ids(backend, spec, name=name)
+    byte_level = _has_byte_level(spec)
+    hint = "A model with this tokenizer cannot be imported" if allow_loss else f"{_because(spec)}{_HINT}"
+    marker_ids = [] if byte_level else _marker_ids(backend, spec, name=name, hint=hint)
+    if allow_loss:
+        marker_ids = []
     tokenizer = TextTokenizer(
         kind="huggingface",
-        eos_id=backend.get_vocab(with_added_tokens=True)[eos],
-        token_bytes=_token_bytes(backend, byte_level=not marker_ids),
+        eos_id=backend.get_vocab(with_added_tokens=True)[eos_name],
+        token_bytes=_token_bytes(backend, byte_level=byte_level),
         file_name=SAVED_NAME,
         content=content,
         encode_one=partial(_encode, backend, marker_ids),
         encode_many=partial(_encode_many, backend, marker_ids),
     )
     added = [token.content for token in backend.get_added_tokens_decoder().values()]
-    check_lossless(tokenizer, name=name, spellings=added, hint=f"{_because(spec)}{_HINT}")
+    if allow_loss:
+        return replace(tokenizer, loss=find_loss(tokenizer, spellings=added))
+    check_lossless(tokenizer, name=name, spellings=added, hint=hint)
     return tokenizer
 
 
-def _canonical(spec: Any, *, name: str) -> tuple[bytes, str]:
+def _canonical(spec: Any, *, name: str, eos: Sequence[str | int]) -> tuple[bytes, str]:
     """The file as saved: keys sorted, nothing that cuts, pads or skips merges; and its end token."""
     try:
-        eos = _make_eos_special(spec, name=name)
+        eos_name = _make_eos_special(spec, name=name, eos=eos)
         spec |= {"truncation": None, "padding": None}
         if "dropout" in spec["model"]:
             spec["model"]["dropout"] = None
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise TokenizerError(
             f"{name} is JSON, but without the added_tokens and model.vocab of a Hugging Face fast tokenizer; "
-            "expected its tokenizer.json. Check --tokenizer.path"
+            "expected its tokenizer.json. Check that it is the right file"
         ) from error
-    return json.dumps(spec, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode(), eos
+    return json.dumps(spec, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode(), eos_name
 
 
 def _backend(content: bytes, *, name: str) -> "Tokenizer":
@@ -146,23 +158,26 @@ def _backend(content: bytes, *, name: str) -> "Tokenizer":
         ) from error
 
 
-def _make_eos_special(spec: Any, *, name: str) -> str:
+def _make_eos_special(spec: Any, *, name: str, eos: Sequence[str | int]) -> str:
     """Find the end token, and list it as special where the file does not, so that no text encodes to it."""
     added = {token["content"]: token for token in spec["added_tokens"]}
+    special = {token.get("id"): content for content, token in added.items() if token.get("special")}
     vocab = spec["model"]["vocab"]
     ids = vocab if isinstance(vocab, dict) else {piece: i for i, (piece, _) in enumerate(vocab)}
-    for eos in EOS_NAMES:
-        if eos in added:
-            added[eos]["special"] = True
-            return eos
-        if eos in ids:
+    declared: list[str] = [special.get(i, "") if isinstance(i, int) else i for i in eos]
+    for eos_name in (*declared, *EOS_NAMES):
+        if eos_name in added:
+            added[eos_name]["special"] = True
+            return eos_name
+        if eos_name in ids:
             flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
-            spec["added_tokens"].append({"id": ids[eos], "content": eos, "special": True, **flags})
+            spec["added_tokens"].append({"id": ids[eos_name], "content": eos_name, "special": True, **flags})
             spec["added_tokens"].sort(key=lambda token: token["id"])
-            return eos
+            return eos_name
     raise TokenizerError(
         f"{name} has no token that ends a document; expected one of {', '.join(EOS_NAMES)}. "
-        "Add one of them to its added_tokens, or leave --tokenizer.path out and smalllm trains a tokenizer"
+        "Add one of them to its added_tokens (for an import, or name its own as eos_token in tokenizer_config.json), "
+        "or leave --tokenizer.path out and smalllm trains a tokenizer"
     )
 
 
@@ -171,13 +186,13 @@ def _has_byte_level(spec: Any) -> bool:
     return any(step.get("type") == "ByteLevel" for step in (before, *before.get("pretokenizers", ())))
 
 
-def _marker_ids(backend: "Tokenizer", spec: Any, *, name: str) -> list[int]:
+def _marker_ids(backend: "Tokenizer", spec: Any, *, name: str, hint: str) -> list[int]:
     found = [backend.token_to_id(f"<0x{byte:02X}>") for byte in range(256)]
     ids = [i for i in found if i is not None]
     if not spec["model"].get("byte_fallback") or len(ids) < 256:
         raise TokenizerError(
             f"{name} is a {spec['model'].get('type')} tokenizer without bytes: characters outside its "
-            f"vocabulary are lost. {_because(spec)}{_HINT}"
+            f"vocabulary are lost. {hint}"
         )
     return [ids[byte] for byte in MARKER.encode()]
 
@@ -220,4 +235,4 @@ def _encode_many(backend: "Tokenizer", marker_ids: list[int], texts: Sequence[st
     def encode_many(parts: list[str]) -> list[list[int]]:
         return [encoding.ids for encoding in backend.encode_batch_fast(parts, add_special_tokens=False)]
 
-    return encode_around_marker(texts, encode_many, marker_ids=marker_ids) if marker_ids else encode_many(list(texts))
+    return encode_around_marker(texts, encode_many, marker_ids=marker_ids)

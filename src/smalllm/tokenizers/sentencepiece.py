@@ -10,6 +10,7 @@ import io
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ from smalllm.tokenizers.text_tokenizer import (
     TextTokenizer,
     check_lossless,
     encode_around_marker,
+    find_loss,
     read_vocabulary_file,
     training_texts,
 )
@@ -96,17 +98,18 @@ def train_sentencepiece(texts: Iterable[str], *, vocab_size: int) -> TextTokeniz
     return _build(model.getvalue(), name="the trained SentencePiece model")
 
 
-def load_sentencepiece(path: Path) -> TextTokenizer:
+def load_sentencepiece(path: Path, *, allow_loss: bool = False) -> TextTokenizer:
     """Read a SentencePiece model, smalllm's or the user's own.
 
     Args:
         path: a `.model` file, or a folder with `tokenizer.model`.
+        allow_loss: take one that changes text, such as a space put in front, as it is: the ids are sentencepiece's.
 
     Raises:
         TokenizerError: no such file, not a SentencePiece model, one that loses text or has no end token.
     """
     file = path / SAVED_NAME if path.is_dir() else path
-    return _build(read_vocabulary_file(file), name=str(file))
+    return _build(read_vocabulary_file(file), name=str(file), allow_loss=allow_loss)
 
 
 def _training_lines(texts: list[str], *, n_characters: int) -> Iterator[str]:
@@ -143,7 +146,7 @@ def _training_error(message: str, *, vocab_size: int) -> TokenizerError:
     )
 
 
-def _build(model: bytes, *, name: str) -> TextTokenizer:
+def _build(model: bytes, *, name: str, allow_loss: bool = False) -> TextTokenizer:
     from sentencepiece import SentencePieceProcessor
 
     try:
@@ -162,11 +165,20 @@ def _build(model: bytes, *, name: str) -> TextTokenizer:
         token_bytes=tuple(_piece_bytes(processor, i) for i in range(len(processor))),
         file_name=SAVED_NAME,
         content=model,
-        encode_one=partial(_encode, processor, [byte_ids[byte] for byte in MARKER.encode()]),
-        encode_many=partial(_encode_many, processor, [byte_ids[byte] for byte in MARKER.encode()]),
+        **_encoders(processor, [byte_ids[byte] for byte in MARKER.encode()]),
     )
-    check_lossless(tokenizer, name=name, spellings=[processor.IdToPiece(i) for i in specials], hint=_HINT)
+    spellings = [processor.IdToPiece(i) for i in specials]
+    if not allow_loss:
+        check_lossless(tokenizer, name=name, spellings=spellings, hint=_HINT)
+    elif loss := find_loss(tokenizer, spellings=spellings):
+        # Whole texts: a space goes in front of each, and not of what follows a U+2581 in it.
+        return replace(tokenizer, loss=loss, **_encoders(processor, []))
     return tokenizer
+
+
+def _encoders(processor: "SentencePieceProcessor", marker_ids: list[int]) -> dict[str, Any]:
+    many = partial(_encode_many, processor, marker_ids)
+    return {"encode_one": partial(_encode, processor, marker_ids), "encode_many": many}
 
 
 def _eos_id(processor: "SentencePieceProcessor", specials: list[int], *, name: str) -> int:
@@ -189,7 +201,7 @@ def _piece_bytes(processor: "SentencePieceProcessor", i: int) -> bytes:
 
 
 def _encode(processor: "SentencePieceProcessor", marker_ids: list[int], text: str) -> list[int]:
-    if MARKER not in text:
+    if not marker_ids or MARKER not in text:
         ids: list[int] = processor.EncodeAsIds(text)
         return ids
     return encode_around_marker([text], lambda parts: [processor.EncodeAsIds(p) for p in parts], marker_ids=marker_ids)[
