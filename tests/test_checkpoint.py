@@ -184,7 +184,9 @@ def test_only_damaged_ones_is_an_error(run: RunDir) -> None:
         flip(save(run, step) / "model.safetensors")
     with pytest.raises(CheckpointError, match=r"(?s)no checkpoint can be used:.*step-00000002.*step-00000001"):
         load_latest(run, notice=lambda _: None)
-    with pytest.raises(CheckpointError, match=r"every checkpoint was damaged and set aside, damaged-step-00000002 last"):
+    with pytest.raises(
+        CheckpointError, match=r"every checkpoint was damaged and set aside, damaged-step-00000002 last"
+    ):
         load_latest(run, notice=lambda _: None)  # again: a run is never started anew in silence
 
 

@@ -158,8 +158,8 @@ def load_latest(run: RunDir, *, notice: Callable[[str], None]) -> Checkpoint | N
         raise CheckpointError(f"{run.checkpoints}: no checkpoint can be used:\n" + "\n".join(damaged))
     if set_aside := sorted(run.checkpoints.glob("damaged-*")):
         raise CheckpointError(
-            f"{run.checkpoints}: every checkpoint was damaged and set aside, {set_aside[-1].name} last; restore one under "
-            "its own name, or start anew with another --out"
+            f"{run.checkpoints}: every checkpoint was damaged and set aside, {set_aside[-1].name} last; restore one "
+            "under its own name, or start anew with another --out"
         )
     return None
 
