@@ -124,6 +124,7 @@ def test_a_value_out_of_range_is_named_with_what_is_allowed(name: str, value: An
         ({"data.source": "hub"}, "data.hub_name is absent"),
         ({"data.separator": ""}, 'data.separator = "": must not be empty'),
         ({"data.sha256": "AB"}, "data.sha256 = 'AB': must be 64 lower-case hex digits"),
+        ({"data.document_mask": True, "data.packing": "padded"}, 'data.packing = "padded" leaves nothing to mask'),
         ({"optim.warmup_steps": 5, "optim.warmup_fraction": 0.1}, "give one of them"),
         ({"train.tokens_per_step": 16_000}, "a multiple of model.context_length = 256, for example 16128"),
         ({"train.tokens_per_step": 100}, "for example 256"),

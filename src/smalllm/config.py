@@ -13,6 +13,7 @@ Norm = Literal["layernorm", "rmsnorm"]
 Mlp = Literal["gelu", "swiglu"]
 Init = Literal["gpt2", "zero"]
 Source = Literal["stories", "python", "files", "url", "hub"]
+Packing = Literal["stream", "padded"]
 TokenizerKind = Literal["gpt2", "sentencepiece", "huggingface", "bytes"]
 OptimizerKind = Literal["adamw", "muon"]
 Schedule = Literal["cosine", "linear", "hold", "constant"]
@@ -99,6 +100,12 @@ class DataConfig:
     """How many of the data set's files to use; absent: all."""
     shard_tokens: int = 100_000_000
     """Most tokens in one shard file."""
+    packing: Packing = "stream"
+    """stream: documents follow each other and are cut into windows anywhere; padded: a window is one document from its
+    start, cut to context_length or padded."""
+    document_mask: bool = False
+    """Where a window of the stream holds several documents: keep attention inside each, and count positions from its
+    start."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -154,13 +161,13 @@ class TrainConfig:
     max_steps: int | None = None
     """Updates in the run; one of the four max_ fields is enough, the smallest wins."""
     max_tokens: int | None = None
-    """Tokens in the run."""
+    """Tokens in the run, padding not counted."""
     max_epochs: float | None = None
     """Passes over the training data."""
     max_minutes: float | None = None
     """Wall-clock minutes, turned into steps by timing a few before the run."""
     tokens_per_step: int = 16_384
-    """Tokens per update; a multiple of context_length x micro_batch_size."""
+    """Tokens per update, padding included; a multiple of context_length x micro_batch_size."""
     micro_batch_size: int | None = None
     """Sequences per forward pass; absent: chosen for the device. It does not change what is learned."""
     precision: Precision = "auto"

@@ -108,6 +108,8 @@ def _data_problems(data: DataConfig) -> Iterator[str]:
         yield 'data.hub_name is absent: source = "hub" needs it'
     if data.separator == "":
         yield 'data.separator = "": must not be empty; leave it out to keep each file whole'
+    if data.document_mask and data.packing == "padded":
+        yield 'data.document_mask = true: data.packing = "padded" leaves nothing to mask; give one of them'
     if data.sha256 is not None and (len(data.sha256) != 64 or set(data.sha256) - set("0123456789abcdef")):
         yield f"data.sha256 = {data.sha256!r}: must be 64 lower-case hex digits"
 

@@ -103,11 +103,12 @@ def test_scores_of_parts_add_up(parts: list[tuple[int, int, int, int, int]]) -> 
 # --- what is scored
 
 
-def test_windows_are_inputs_and_targets_one_apart() -> None:
-    blocks = [np.arange(10).reshape(2, 5), np.arange(4).reshape(1, 4)]
-    first, second = window_batches(blocks)
-    assert first[0].tolist() == [[0, 1, 2, 3], [5, 6, 7, 8]] and first[1].tolist() == [[1, 2, 3, 4], [6, 7, 8, 9]]
-    assert second[0].tolist() == [[0, 1, 2]] and second[1].tolist() == [[1, 2, 3]]
+def test_windows_lose_what_is_padding_in_every_row() -> None:
+    whole = np.arange(8).reshape(2, 4)
+    padded = np.array([[5, -100, -100, -100], [6, 7, -100, -100]])
+    first, second = window_batches([(whole, whole + 1), (whole, padded)])
+    assert first[0].tolist() == [[0, 1, 2, 3], [4, 5, 6, 7]] and first[1].tolist() == [[1, 2, 3, 4], [5, 6, 7, 8]]
+    assert second[0].tolist() == [[0, 1], [4, 5]] and second[1].tolist() == [[5, -100], [6, 7]]
 
 
 def test_a_document_is_scored_from_its_start_to_its_end() -> None:

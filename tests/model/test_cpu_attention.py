@@ -24,6 +24,12 @@ def reference(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return F.scaled_dot_product_attention(q, k, v, is_causal=True)
 
 
+def random_mask(n_positions: int) -> Tensor:
+    """Documents of about 40 positions, which see nothing of each other [2 1 T T]."""
+    numbers = (torch.rand(2, n_positions, generator=torch.Generator().manual_seed(1)) < 1 / 40).cumsum(1)
+    return (numbers[:, None, :, None] == numbers[:, None, None, :]).tril()
+
+
 # Less than a block, whole blocks, and a rest after them.
 @pytest.mark.parametrize("n_positions", [1, 100, 128, 256, 300])
 def test_attention_and_its_gradients_equal_pytorchs(n_positions: int) -> None:
@@ -38,3 +44,30 @@ def test_attention_that_sees_the_future_is_noticed() -> None:
 
     pairs = zip(outputs_and_gradients(cpu_attention.attend, 300), outputs_and_gradients(sees_all, 300), strict=True)
     assert not any(torch.allclose(ours, theirs) for ours, theirs in pairs)
+
+
+@pytest.mark.parametrize("n_positions", [1, 100, 128, 256, 300])
+def test_masked_attention_and_its_gradients_equal_pytorchs(n_positions: int) -> None:
+    mask = random_mask(n_positions)
+
+    def ours(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return cpu_attention.attend(q, k, v, mask)
+
+    def theirs(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+
+    found, causal = outputs_and_gradients(ours, n_positions), outputs_and_gradients(cpu_attention.attend, n_positions)
+    for one, other in zip(found, outputs_and_gradients(theirs, n_positions), strict=True):
+        torch.testing.assert_close(one, other)
+    if n_positions >= 100:  # there are several documents
+        assert not any(torch.allclose(one, other) for one, other in zip(found, causal, strict=True))
+
+
+def test_what_the_mask_hides_cannot_overflow() -> None:
+    """A hidden score far above the seen ones has an infinite exponential, which must not reach a gradient."""
+    q = k = torch.tensor([[[[1.0], [100.0], [100.0]]]], requires_grad=True)
+    v = torch.ones(1, 1, 3, 1, requires_grad=True)
+    mask = torch.tensor([[1, 0, 0], [1, 0, 0], [0, 0, 1]], dtype=torch.bool)[None, None]
+    gradients = torch.autograd.grad(cpu_attention.attend(q, k, v, mask).sum(), (k, v))
+    assert all(g.isfinite().all() for g in gradients)
+    assert gradients[1].flatten().tolist() == [2.0, 0.0, 1.0]

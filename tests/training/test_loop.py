@@ -391,9 +391,9 @@ def test_a_thread_trains_without_signals() -> None:
 
 def test_the_clock_goes_on_where_it_was() -> None:
     clock = Clock(elapsed_s=100.0, train_time_s=90.0)
-    clock.count_step(2.0)
-    clock.count_step(4.0)
-    assert clock.take_step_time_s() == 3.0 and clock.take_step_time_s() == 0.0
+    clock.count_step(2.0, n_tokens=10)
+    clock.count_step(4.0, n_tokens=5)
+    assert clock.take_row() == (3.0, 7.5) and clock.take_row() == (0.0, 0.0)
     assert clock.train_time_s == 96.0 and 100.0 <= clock.elapsed_s < 160.0
 
 

@@ -26,6 +26,7 @@ from smalllm.recipes import load_recipe
 from smalllm.tokenizers import build_tokenizer, load_tokenizer, save_tokenizer
 
 STORIES_SEED = 2024
+_NOT_PREPARED = ("packing", "document_mask")  # how prepared tokens are read
 _RECORD_SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
 
 
@@ -117,7 +118,7 @@ def prepare_command(config: RunConfig, *, name: str) -> str:
         asked, given = getattr(config, section), getattr(recipe, section)
         for key in field_names(type(asked)):
             value = getattr(asked, key)
-            if value != getattr(given, key):
+            if value != getattr(given, key) and key not in _NOT_PREPARED:
                 words += [f"--{section}.{key}", *(value if isinstance(value, tuple) else [str(value)])]
     return " ".join(map(_quoted, words))
 

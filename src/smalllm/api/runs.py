@@ -20,6 +20,7 @@ from smalllm.config import RunConfig
 from smalllm.errors import CheckpointError, RunError
 from smalllm.generation.engine import generate_tokens
 from smalllm.generation.sampling import SamplingConfig
+from smalllm.generation.text import prompt_ids
 from smalllm.model.count import flops_per_token
 from smalllm.optim.optimizers import optimizer_tensors
 from smalllm.problems import check
@@ -141,7 +142,7 @@ def _sample(sitting: Sitting, step: int, progress: Progress) -> None:
     for prompt in config.eval.sample_prompts:
         made = generate_tokens(
             sitting.model,
-            tokenizer.encode(prompt),
+            prompt_ids(prompt, tokenizer, config.data),
             SamplingConfig(temperature=0.8, top_p=0.9, max_tokens=_SAMPLE_TOKENS, seed=step),
             eos_id=tokenizer.eos_id,
             device=config.train.device,

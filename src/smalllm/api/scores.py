@@ -11,10 +11,12 @@ from numpy.typing import NDArray
 
 from smalllm.api.data import data_path, load_data
 from smalllm.config import RunConfig
-from smalllm.data.batches import document_windows, n_windows, read_windows
+from smalllm.data.batches import document_windows
 from smalllm.data.manifest import Manifest
+from smalllm.data.padded import IGNORED
 from smalllm.data.shards import TokenStream, open_split
 from smalllm.data.stories import parse
+from smalllm.data.windows import open_windows
 from smalllm.errors import ConfigError
 from smalllm.evaluation.batches import document_batches, window_batches
 from smalllm.evaluation.loss import Score, score_model
@@ -31,8 +33,9 @@ _BLOCK_WINDOWS = 16
 class Exam:
     """A fixed part of the validation split, the same each time it is asked for.
 
-    Text is scored in windows, in order. Stories are scored whole, each from its own start, because their exact
-    probability is known: the floor is minus the log-probability of the very stories that are scored.
+    Text is scored in windows, in order, laid and masked as in training. Stories are scored whole, each from its own
+    start, because their exact probability is known: the floor is minus the log-probability of the very stories that are
+    scored.
     """
 
     def __init__(
@@ -44,7 +47,7 @@ class Exam:
             directory: of the shards.
             manifest: of the shards.
             tokenizer: that made them.
-            config: the context length is used.
+            config: the context length, packing and document mask are used.
             max_tokens: about how many to score; 0: the whole split.
 
         Raises:
@@ -53,34 +56,42 @@ class Exam:
         """
         self.stream = open_split(directory, manifest, "val")
         self.tokenizer = tokenizer
-        self.context_length = config.model.context_length
+        context_length = config.model.context_length
         self.documents = (
-            _documents(self.stream, tokenizer, self.context_length, max_tokens=max_tokens) if manifest.floor else []
+            _documents(self.stream, tokenizer, context_length, max_tokens=max_tokens) if manifest.floor else []
         )
-        whole = n_windows(self.stream.n_tokens, self.context_length, split="val")
-        self.n_windows = min(whole, max(1, max_tokens // self.context_length)) if max_tokens else whole
+        self.windows = open_windows(
+            self.stream,
+            packing=config.data.packing,
+            context_length=context_length,
+            eos_id=tokenizer.eos_id,
+            split="val",
+        )
+        self.n_windows = self.windows.first(max_tokens)
         self.has_floor = bool(manifest.floor)
+        self.document_mask = config.data.document_mask
 
     def score(self, model: GPT, *, device: str, precision: str) -> Score:
         """Score a model on it."""
         if self.has_floor:
             batches = document_batches(self.documents, eos_id=self.tokenizer.eos_id)
         else:
-            batches = window_batches(self._rows())
+            batches = window_batches(self._blocks())
         return score_model(
             model,
             batches,
             token_byte_lengths=self.tokenizer.token_byte_lengths,
             device=device,
             precision=precision,
+            eos_id=self.tokenizer.eos_id if self.document_mask else None,
         )
 
     def unigram(self, train: TokenStream) -> Score:
         """What token frequencies alone score on it."""
         vocab_size = self.tokenizer.vocab_size
-        targets = self.documents if self.has_floor else (rows[:, 1:] for rows in self._rows())
+        targets = self.documents if self.has_floor else (t[t != IGNORED] for _, t in self._blocks())
         return score_unigram(
-            count_tokens(_blocks(train), vocab_size=vocab_size),
+            count_tokens(_read_blocks(train), vocab_size=vocab_size),
             count_tokens(targets, vocab_size=vocab_size),
             token_byte_lengths=self.tokenizer.token_byte_lengths,
         )
@@ -96,10 +107,10 @@ class Exam:
             n_bytes += len(text.encode())
         return Score(nats, sum(len(d) for d in self.documents), nats, n_bytes)
 
-    def _rows(self) -> Iterator[NDArray[np.int64]]:
+    def _blocks(self) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
         for first in range(0, self.n_windows, _BLOCK_WINDOWS):
             ids = np.arange(first, min(first + _BLOCK_WINDOWS, self.n_windows), dtype=np.int64)
-            yield read_windows(self.stream, ids, self.context_length)
+            yield self.windows.read(ids)
 
 
 def evaluate(
@@ -180,7 +191,7 @@ def _documents(
     return documents
 
 
-def _blocks(stream: TokenStream) -> Iterator[NDArray]:
+def _read_blocks(stream: TokenStream) -> Iterator[NDArray]:
     last = min(stream.n_tokens, _UNIGRAM_TOKENS)
     for start in range(0, last, _BLOCK_TOKENS):
         yield stream.read(start, min(start + _BLOCK_TOKENS, last))

@@ -18,9 +18,10 @@ from smalllm.api.resume import check_facts, facts_of
 from smalllm.api.scores import Exam
 from smalllm.checkpoint import Checkpoint, TrainState, checkpoint_paths, copy_parameters, load_latest, mark_best
 from smalllm.config import RunConfig
-from smalllm.data.batches import micro_batch_ids, n_windows, read_windows
+from smalllm.data.batches import micro_batch_ids
 from smalllm.data.manifest import Manifest
-from smalllm.data.shards import TokenStream, open_split, verify_shards
+from smalllm.data.shards import open_split, verify_shards
+from smalllm.data.windows import Windows, open_windows
 from smalllm.model.count import flops_per_token
 from smalllm.model.gpt import GPT
 from smalllm.model.init import init_weights
@@ -46,7 +47,7 @@ class Sitting:
     data: Path
     manifest: Manifest
     tokenizer: Tokenizer
-    stream: TokenStream
+    windows: Windows
     exam: Exam
     model: GPT
     optimizers: list[Optimizer]
@@ -85,25 +86,22 @@ def sit_down(
     loaded = load_latest(run, notice=progress.say)
     if loaded is not None:
         check_facts(run, loaded, facts_of(manifest, tokenizer))
-    config, environment = _resolved(config, manifest, progress)
+    windows = _windows(config, data, manifest, progress)
+    config, environment = _resolved(config, manifest, windows, progress)
     environment |= origin_facts(run, config, origin)
     model, optimizers, state = _build(config, tokenizer, loaded, origin)
-    stream = open_split(data, manifest, "train")
-    n_windows(stream.n_tokens, config.model.context_length)
     sitting = Sitting(
         run=run,
         config=config,
         data=data,
         manifest=manifest,
         tokenizer=tokenizer,
-        stream=stream,
+        windows=windows,
         exam=Exam(data, manifest, tokenizer, config, max_tokens=config.eval.tokens),
         model=model,
         optimizers=optimizers,
         state=state,
-        loss_function=make_loss_function(
-            config.train.device, config.train.precision, compile_it=bool(config.train.compile)
-        ),
+        loss_function=_loss_function(config, tokenizer, compile_it=bool(config.train.compile)),
         environment=environment,
     )
     if not sitting.is_complete:
@@ -129,7 +127,28 @@ def _tokenizer_of(run: RunDir, config: RunConfig, origin: Run | None) -> Tokeniz
     return tokenizer
 
 
-def _resolved(config: RunConfig, manifest: Manifest, progress: Progress) -> tuple[RunConfig, dict[str, Any]]:
+def _windows(config: RunConfig, data: Path, manifest: Manifest, progress: Progress) -> Windows:
+    windows = open_windows(
+        open_split(data, manifest, "train"),
+        packing=config.data.packing,
+        context_length=config.model.context_length,
+        eos_id=manifest.tokenizer.eos_id,
+    )
+    if windows.notice:
+        progress.say(windows.notice)
+    if config.data.document_mask and manifest.splits["train"].documents == 1:
+        progress.say("data.document_mask = true changes nothing: the training text is one document")
+    return windows
+
+
+def _loss_function(config: RunConfig, tokenizer: Tokenizer, *, compile_it: bool) -> LossFunction:
+    eos_id = tokenizer.eos_id if config.data.document_mask else None
+    return make_loss_function(config.train.device, config.train.precision, compile_it=compile_it, eos_id=eos_id)
+
+
+def _resolved(
+    config: RunConfig, manifest: Manifest, windows: Windows, progress: Progress
+) -> tuple[RunConfig, dict[str, Any]]:
     device = runtime.pick_device(config.train.device)
     precision = runtime.pick_precision(config.train.precision, device)
     lacking = runtime.missing_compiler(device)
@@ -150,8 +169,9 @@ def _resolved(config: RunConfig, manifest: Manifest, progress: Progress) -> tupl
             peak_flops=environment["peak_flops"],
         ),
         vocab_size=vocab_size,
-        train_tokens=manifest.splits["train"].tokens,
+        train_tokens=windows.n_tokens,
         flops_per_token=flops_per_token(config.model, vocab_size=vocab_size),
+        fill=windows.n_tokens / (windows.n * config.model.context_length),
     )
     for notice in notices:
         progress.say(notice)
@@ -186,7 +206,7 @@ def _warm_up(sitting: Sitting, loaded: Checkpoint | None, *, began_at: float, pr
         except Exception as error:  # the compiler is a program of its own, with failures of its own
             progress.say(f"running uncompiled: torch.compile failed here ({str(error).splitlines()[0][:200]})")
             config = replace(config, train=replace(config.train, compile=False))
-            sitting.loss_function = make_loss_function(config.train.device, config.train.precision, compile_it=False)
+            sitting.loss_function = _loss_function(config, sitting.tokenizer, compile_it=False)
     if config.train.max_minutes is not None:
         sitting.optimizers = build_optimizers(sitting.model, config.optim)
         step_time_s = time_update(
@@ -213,9 +233,7 @@ def _warm_up(sitting: Sitting, loaded: Checkpoint | None, *, began_at: float, pr
 
 def make_batches(sitting: Sitting) -> Callable[[int], Sequence[tuple[Tensor, Tensor]]]:
     """Cursor -> micro-batches, read from the shards onto the device."""
-    config, stream = sitting.config, sitting.stream
-    context, size = config.model.context_length, config.train.micro_batch_size or 1
-    total = n_windows(stream.n_tokens, context)
+    config, windows, size = sitting.config, sitting.windows, sitting.config.train.micro_batch_size or 1
 
     def batches(cursor: int) -> Sequence[tuple[Tensor, Tensor]]:
         micro_batches = []
@@ -227,10 +245,10 @@ def make_batches(sitting: Sitting) -> Callable[[int], Sequence[tuple[Tensor, Ten
                 n_ranks=1,
                 micro_batch_size=size,
                 micro_step=micro_step,
-                n_windows=total,
+                n_windows=windows.n,
             )
-            rows = torch.from_numpy(read_windows(stream, ids, context)).to(config.train.device)
-            micro_batches.append((rows[:, :-1].contiguous(), rows[:, 1:].contiguous()))
+            inputs, targets = (torch.from_numpy(part).to(config.train.device) for part in windows.read(ids))
+            micro_batches.append((inputs.contiguous(), targets.contiguous()))
         return micro_batches
 
     return batches

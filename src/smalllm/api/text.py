@@ -6,7 +6,7 @@ from pathlib import Path
 
 from smalllm.generation.engine import generate_tokens
 from smalllm.generation.sampling import SamplingConfig
-from smalllm.generation.text import TextStream
+from smalllm.generation.text import TextStream, prompt_ids
 from smalllm.run import Run, load_run
 
 
@@ -58,7 +58,7 @@ def generate(
 
     made = generate_tokens(
         run.model,
-        run.tokenizer.encode(prompt),
+        prompt_ids(prompt, run.tokenizer, run.config.data),
         sampling or SamplingConfig(),
         eos_id=run.tokenizer.eos_id,
         n=n,

@@ -2,23 +2,24 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 
+import numpy as np
 import torch
 from jaxtyping import Int
 from numpy.typing import NDArray
 from torch import Tensor
 
-from smalllm.evaluation.loss import IGNORED
+from smalllm.data.padded import IGNORED
 
 _BATCH_TOKENS = 8_192
 
 Batch = tuple[Int[Tensor, "B T"], Int[Tensor, "B T"]]
 
 
-def window_batches(rows: Iterable[NDArray]) -> Iterator[Batch]:
-    """Inputs and shifted targets of blocks of windows [n, T + 1]."""
-    for block in rows:
-        tokens = torch.from_numpy(block)
-        yield tokens[:, :-1], tokens[:, 1:]
+def window_batches(blocks: Iterable[tuple[NDArray, NDArray]]) -> Iterator[Batch]:
+    """Blocks of windows, inputs and targets [n, T], without the positions that are padding in every row."""
+    for inputs, targets in blocks:
+        longest = int(np.flatnonzero((targets != IGNORED).any(axis=0))[-1]) + 1
+        yield torch.from_numpy(inputs[:, :longest]), torch.from_numpy(targets[:, :longest])
 
 
 def document_batches(documents: Sequence[NDArray], *, eos_id: int) -> Iterator[Batch]:

@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from smalllm import runtime
+from smalllm.data.padded import IGNORED
 from smalllm.errors import DataError
-
-IGNORED = -100  # a target that is not scored: padding
+from smalllm.model.documents import find_documents
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +94,7 @@ def score_model(
     token_byte_lengths: NDArray[np.int64],
     device: str,
     precision: str,
+    eos_id: int | None = None,
 ) -> Score:
     """Score a model on batches of inputs and targets; targets of -100 are left out.
 
@@ -103,13 +104,16 @@ def score_model(
         token_byte_lengths: bytes of text each id stands for; 0 for special tokens.
         device: where the model is.
         precision: of its matrix products.
+        eos_id: given, attention stays inside documents, each of which this token opens (see `model/documents.py`).
     """
     model.eval()
     lengths = torch.from_numpy(token_byte_lengths).to(device)
     total = Score()
     for token_ids, targets in batches:
+        inputs = token_ids.to(device)
+        options = {} if eos_id is None else {"documents": find_documents(inputs, eos_id=eos_id)}
         with runtime.autocast(device, precision):
-            logits = model(token_ids.to(device))
+            logits = model(inputs, **options)
         total += score_logits(logits, targets.to(device), token_byte_lengths=lengths)
     return total
 

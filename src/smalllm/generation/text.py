@@ -1,8 +1,19 @@
-"""Text that arrives token by token, without broken characters."""
+"""Text that goes in as the model knows it, and arrives token by token, without broken characters."""
 
 import codecs
 
+from smalllm.config import DataConfig
 from smalllm.protocols import Tokenizer
+
+
+def prompt_ids(prompt: str, tokenizer: Tokenizer, data: DataConfig) -> list[int]:
+    """The ids of a prompt as the beginning of a document, for a model trained on this data.
+
+    One that was trained on documents apart from each other has seen them begin with the end token, which opens them,
+    and gets it before the prompt. One that read a stream has seen windows begin anywhere, and gets the prompt alone.
+    """
+    opens = [tokenizer.eos_id] if data.document_mask or data.packing == "padded" else []
+    return opens + tokenizer.encode(prompt)
 
 
 class TextStream:

@@ -9,7 +9,8 @@
 
 Axes: B batch, T query positions, S key positions, D d_model, H query heads, G key/value heads, K d_head,
 F d_ff, V vocab. The axes of choice (norm, mlp, position, qk_norm, ties, biases) are those of `ModelConfig`.
-Initial values are in `init.py`, counts in `count.py`, the cache of keys and values in `kv_cache.py`.
+Initial values are in `init.py`, counts in `count.py`, the cache of keys and values in `kv_cache.py`, the mask for
+windows of several documents in `documents.py`.
 
 Source: Vaswani et al. 2017; Radford et al. 2019 (pre-norm, tanh GELU); Su et al. 2021 (RoPE); Zhang and Sennrich
 2019 (RMSNorm); Shazeer 2020 (SwiGLU); Henry et al. 2020 (query-key normalisation).
@@ -22,9 +23,11 @@ from torch import Tensor, nn
 
 from smalllm.config import ModelConfig
 from smalllm.model import cpu_attention
+from smalllm.model.documents import Documents
 from smalllm.model.kv_cache import KVCache
 from smalllm.recipes.resolve import resolve_shape
 
+Angles = tuple[Float[Tensor, "... T K"], Float[Tensor, "... T K"]]
 VOCAB_MULTIPLE = 64  # rows of the vocabulary matrices come in blocks that matrix kernels like
 
 
@@ -52,7 +55,7 @@ def rotary_angles(d_head: int, *, n_positions: int, theta: float) -> tuple[Float
 
 
 def rotate(
-    x: Float[Tensor, "B H T K"], cos: Float[Tensor, "T K"], sin: Float[Tensor, "T K"]
+    x: Float[Tensor, "B H T K"], cos: Float[Tensor, "... T K"], sin: Float[Tensor, "... T K"]
 ) -> Float[Tensor, "B H T K"]:
     """Turn each pair of dimensions by its position's angle, so that q.k depends on distance alone."""
     left, right = x.chunk(2, dim=-1)
@@ -77,8 +80,9 @@ class Attention(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "B T D"],
-        angles: tuple[Float[Tensor, "T K"], Float[Tensor, "T K"]] | None,
+        angles: Angles | None,
         cache: KVCache | None,
+        mask: Bool[Tensor, "B 1 T T"] | None = None,
     ) -> Float[Tensor, "B T D"]:
         n_batch, n_queries, _ = x.shape
         q = self.q(x).view(n_batch, n_queries, self.n_heads, self.d_head).transpose(1, 2)  # [B H T K]
@@ -87,11 +91,10 @@ class Attention(nn.Module):
         q, k = self.q_norm(q.float()).to(v.dtype), self.k_norm(k.float()).to(v.dtype)
         if angles is not None:
             q, k = rotate(q, *angles), rotate(k, *angles)
-        mask = None
         if cache is not None:
             mask = cache.mask(n_queries, device=x.device)
             k, v = cache.append(self.layer, k, v)  # [B G S K]
-        y = self.attend(q, k, v, mask, is_causal=cache is None)  # [B H T K]
+        y = self.attend(q, k, v, mask, is_whole=cache is None)  # [B H T K]
         return F.dropout(self.out(y.transpose(1, 2).flatten(2)), self.dropout, self.training)
 
     def attend(
@@ -99,16 +102,24 @@ class Attention(nn.Module):
         q: Float[Tensor, "B H T K"],
         k: Float[Tensor, "B G S K"],
         v: Float[Tensor, "B G S K"],
-        mask: Bool[Tensor, "T S"] | None,
+        mask: Bool[Tensor, "... T S"] | None,
         *,
-        is_causal: bool,
+        is_whole: bool,
     ) -> Float[Tensor, "B H T K"]:
-        """Softmax of the scaled scores, times the values, by the fastest kernel there is."""
+        """Softmax of the scaled scores, times the values, by the fastest kernel there is.
+
+        Without a mask, a query of a whole sequence sees itself and what comes before it; one that continues a cache
+        sees everything.
+        """
         is_grouped = self.n_kv_heads != self.n_heads
         dropout = self.dropout if self.training else 0.0
-        if is_causal and not dropout and _is_compiled_cpu_training(q):
-            repeats = self.n_heads // self.n_kv_heads
-            return cpu_attention.attend(q, k.repeat_interleave(repeats, 1), v.repeat_interleave(repeats, 1))
+        is_compiled_cpu = is_whole and not dropout and _is_compiled_cpu_training(q)
+        if is_grouped and (is_compiled_cpu or (is_whole and mask is not None)):  # no fast kernel takes groups here
+            repeats, is_grouped = self.n_heads // self.n_kv_heads, False
+            k, v = k.repeat_interleave(repeats, 1), v.repeat_interleave(repeats, 1)
+        if is_compiled_cpu:
+            return cpu_attention.attend(q, k, v, mask)
+        is_causal = is_whole and mask is None
         return F.scaled_dot_product_attention(
             q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=is_causal, enable_gqa=is_grouped
         )
@@ -153,10 +164,11 @@ class Block(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "B T D"],
-        angles: tuple[Float[Tensor, "T K"], Float[Tensor, "T K"]] | None,
+        angles: Angles | None,
         cache: KVCache | None,
+        mask: Bool[Tensor, "B 1 T T"] | None = None,
     ) -> Float[Tensor, "B T D"]:
-        x = x + self.attention(self.attention_norm(x), angles, cache)
+        x = x + self.attention(self.attention_norm(x), angles, cache, mask)
         return x + self.mlp(self.mlp_norm(x))
 
 
@@ -190,30 +202,38 @@ class GPT(nn.Module):
         self.register_buffer("cos", cos, persistent=False)
         self.register_buffer("sin", sin, persistent=False)
 
-    def hidden(self, token_ids: Int[Tensor, "B T"], *, cache: KVCache | None = None) -> Float[Tensor, "B T D"]:
+    def hidden(
+        self, token_ids: Int[Tensor, "B T"], *, cache: KVCache | None = None, documents: Documents | None = None
+    ) -> Float[Tensor, "B T D"]:
         """The normalised last layer, before the head.
 
-        With a cache, `token_ids` continue what it holds, and their keys and values are added to it.
+        With a cache, `token_ids` continue what it holds, and their keys and values are added to it. With documents,
+        each position sees its own document only, and counts from its start; a cache holds one document.
         """
+        assert cache is None or documents is None, "a cache holds one document"
         start = cache.length if cache is not None else 0
-        stop = start + token_ids.shape[1]
         x = self.token_embedding(token_ids)  # [B T D]
+        places, mask = torch.arange(start, start + token_ids.shape[1], device=x.device), None  # [T]
+        if documents is not None:
+            places, mask = documents.positions, documents.mask  # [B T], [B 1 T T]
         angles = None
         if self.position_embedding is not None:
-            x = x + self.position_embedding.weight[start:stop]
+            x = x + self.position_embedding(places)
         else:
-            angles = self.cos[start:stop], self.sin[start:stop]  # [T K] twice
+            angles = self.cos[places].unsqueeze(-3), self.sin[places].unsqueeze(-3)  # [1 T K] or [B 1 T K], twice
         x = F.dropout(x, self.config.dropout, self.training)
         for block in self.blocks:
-            x = block(x, angles, cache)
+            x = block(x, angles, cache, mask)
         if cache is not None:
             cache.advance(token_ids.shape[1])
         return self.norm(x)
 
-    def forward(self, token_ids: Int[Tensor, "B T"], *, cache: KVCache | None = None) -> Float[Tensor, "B T V"]:
+    def forward(
+        self, token_ids: Int[Tensor, "B T"], *, cache: KVCache | None = None, documents: Documents | None = None
+    ) -> Float[Tensor, "B T V"]:
         """Logits of the next token at each position, `[B T vocab_size]`.
 
         `T` plus what the cache holds must not exceed `config.context_length`; callers check this where users'
         input comes in.
         """
-        return self.lm_head(self.hidden(token_ids, cache=cache))[..., : self.vocab_size]
+        return self.lm_head(self.hidden(token_ids, cache=cache, documents=documents))[..., : self.vocab_size]

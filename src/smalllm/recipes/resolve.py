@@ -46,7 +46,13 @@ def resolve_shape(model: ModelConfig) -> ModelConfig:
 
 
 def resolve(
-    config: RunConfig, machine: Machine, *, vocab_size: int, train_tokens: int, flops_per_token: int
+    config: RunConfig,
+    machine: Machine,
+    *,
+    vocab_size: int,
+    train_tokens: int,
+    flops_per_token: int,
+    fill: float = 1.0,
 ) -> tuple[RunConfig, list[str]]:
     """Fill in everything but a `max_minutes`, which needs timed steps (see `resolve_minutes`).
 
@@ -54,8 +60,9 @@ def resolve(
         config: as the user wrote it, without problems.
         machine: what it will run on.
         vocab_size: of the tokenizer that made the data.
-        train_tokens: in the training split.
+        train_tokens: in an epoch, padding not counted.
         flops_per_token: forward and backward.
+        fill: share of the positions that are not padding.
 
     Returns:
         The configuration to run and store, and notices about values that were changed.
@@ -64,7 +71,7 @@ def resolve(
         ConfigError: no length was given, or the batch cannot be cut as asked.
     """
     train, notices = config.train, []
-    max_steps = _max_steps(config, train_tokens=train_tokens)
+    max_steps = _max_steps(config, train_tokens=train_tokens, fill=fill)
     seconds = 60 * train.max_minutes if train.max_minutes else math.inf
     if max_steps is not None:
         work = max_steps * train.tokens_per_step * flops_per_token
@@ -115,15 +122,16 @@ def resolve_minutes(
     return _resolve_warmup(replace(config, train=train))
 
 
-def _max_steps(config: RunConfig, *, train_tokens: int) -> int | None:
+def _max_steps(config: RunConfig, *, train_tokens: int, fill: float) -> int | None:
     train = config.train
+    step_tokens = train.tokens_per_step * fill  # that an update learns from, on average
     limits = []
     if train.max_steps is not None:
         limits.append(train.max_steps)
     if train.max_tokens is not None:
-        limits.append(-(-train.max_tokens // train.tokens_per_step))
+        limits.append(math.ceil(train.max_tokens / step_tokens))
     if train.max_epochs is not None:
-        limits.append(max(1, int(train.max_epochs * train_tokens / train.tokens_per_step)))
+        limits.append(max(1, int(train.max_epochs * train_tokens / step_tokens)))
     if not limits and train.max_minutes is None:
         raise ConfigError(
             "train: nothing says how long to train; give one of --train.max_steps, --train.max_tokens, "

@@ -14,20 +14,23 @@ class Clock:
         self._began_at = time.monotonic() - elapsed_s
         self._row_time_s = 0.0
         self._row_steps = 0
+        self._row_tokens = 0
 
     @property
     def elapsed_s(self) -> float:
         """All seconds of training so far, over all sittings."""
         return time.monotonic() - self._began_at
 
-    def count_step(self, seconds: float) -> None:
-        """Book one update."""
+    def count_step(self, seconds: float, *, n_tokens: int) -> None:
+        """Book one update and the tokens it learned from."""
         self.train_time_s += seconds
         self._row_time_s += seconds
         self._row_steps += 1
+        self._row_tokens += n_tokens
 
-    def take_step_time_s(self) -> float:
-        """Mean seconds of an update since the last call."""
-        mean_s = self._row_time_s / max(1, self._row_steps)
-        self._row_time_s, self._row_steps = 0.0, 0
-        return mean_s
+    def take_row(self) -> tuple[float, float]:
+        """Mean seconds and mean tokens of an update since the last call."""
+        n_steps = max(1, self._row_steps)
+        means = self._row_time_s / n_steps, self._row_tokens / n_steps
+        self._row_time_s, self._row_steps, self._row_tokens = 0.0, 0, 0
+        return means

@@ -41,7 +41,7 @@ class Parts:
     row: Callable[[Mapping[str, Any]], None]
     """Keep a row of metrics."""
     flops_per_step: int
-    """Of one update, forward and backward."""
+    """Of one update of `tokens_per_step` tokens, forward and backward."""
     peak_flops: float
     """What mfu divides by [FLOP/s]."""
 
@@ -113,7 +113,7 @@ def _step(
     started_at = time.monotonic()
     scale = lr_scale(state.step, config.optim, max_steps=max_steps)
     set_lr(optimizers, scale)
-    loss, grad_norm = train_step(
+    loss, grad_norm, n_tokens = train_step(
         model,
         optimizers,
         parts.batches(state.cursor),
@@ -122,17 +122,17 @@ def _step(
         step=state.step,
         clip_norm=config.optim.clip_norm,
     )
-    clock.count_step(time.monotonic() - started_at)
+    clock.count_step(time.monotonic() - started_at, n_tokens=n_tokens)
     ema = loss if state.loss_ema is None else state.loss_ema + EMA_ALPHA * (loss - state.loss_ema)
     state = replace(
         state,
         step=state.step + 1,
         cursor=state.cursor + train.tokens_per_step // config.model.context_length,
-        tokens=state.tokens + train.tokens_per_step,
+        tokens=state.tokens + n_tokens,
         loss_ema=ema,
     )
     if _is_due(state.step, train.log_every) or state.step in (1, max_steps):
-        step_time_s = clock.take_step_time_s()
+        step_time_s, step_tokens = clock.take_row()
         parts.row(
             {
                 "split": "train",
@@ -144,8 +144,8 @@ def _step(
                 "lr": config.optim.lr * scale,
                 "grad_norm": grad_norm,
                 "step_time_s": step_time_s,
-                "tokens_per_second": train.tokens_per_step / step_time_s,
-                "mfu": parts.flops_per_step / step_time_s / parts.peak_flops,
+                "tokens_per_second": step_tokens / step_time_s,
+                "mfu": parts.flops_per_step * (step_tokens / train.tokens_per_step) / step_time_s / parts.peak_flops,
                 "peak_memory_bytes": runtime.peak_memory_bytes(train.device),
             }
         )

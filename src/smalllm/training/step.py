@@ -11,19 +11,29 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from smalllm import runtime
+from smalllm.data.padded import IGNORED
 from smalllm.errors import NonFiniteError
+from smalllm.model.documents import find_documents
 
 LossFunction = Callable[[nn.Module, Tensor, Tensor], Tensor]
 
 
-def make_loss_function(device: str, precision: str, *, compile_it: bool) -> LossFunction:
-    """The function from model, inputs and targets to the mean loss, compiled if asked for."""
+def make_loss_function(device: str, precision: str, *, compile_it: bool, eos_id: int | None = None) -> LossFunction:
+    """The function from model, inputs and targets to the mean loss.
+
+    Args:
+        device: where the model is.
+        precision: of its matrix products.
+        compile_it: by `torch.compile`, at the first call.
+        eos_id: given, attention stays inside documents, each of which this token opens (see `model/documents.py`).
+    """
 
     def mean_loss(model: nn.Module, token_ids: Int[Tensor, "B T"], targets: Int[Tensor, "B T"]) -> Float[Tensor, ""]:
-        """Mean negative log-likelihood of the targets [nats/token], reduced in FP32."""
+        """Mean negative log-likelihood of the targets but `IGNORED` ones [nats/token], reduced in FP32."""
+        options = {} if eos_id is None else {"documents": find_documents(token_ids, eos_id=eos_id)}
         with runtime.autocast(device, precision):
-            logits = model(token_ids)
-        return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
+            logits = model(token_ids, **options)
+        return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED)
 
     return torch.compile(mean_loss, dynamic=False) if compile_it else mean_loss
 
@@ -37,28 +47,29 @@ def train_step(
     seed: int,
     step: int,
     clip_norm: float,
-) -> tuple[float, float]:
+) -> tuple[float, float, int]:
     """Apply one update; rates were set before.
 
     Args:
         model: in training mode.
         optimizers: together they own every parameter.
-        micro_batches: inputs and targets [B T] each, of equal size: their mean loss is the step's loss.
+        micro_batches: inputs and targets [B T] each, of equal size. The step's loss is the mean over the targets of all
+            of them, `IGNORED` ones left out, however they are divided.
         loss_function: from `make_loss_function`.
         seed: with `step` and the micro-batch's number it decides dropout.
         step: updates applied before this one.
         clip_norm: largest norm of the gradient; 0: no clipping.
 
     Returns:
-        Loss [nats/token] and norm of the gradient before clipping.
+        Loss [nats/token], norm of the gradient before clipping, and the number of targets.
 
     Raises:
         NonFiniteError: loss or gradient is not finite; the weights are untouched.
     """
-    total = 0.0
+    total, counts = 0.0, torch.stack([(targets != IGNORED).sum() for _, targets in micro_batches]).tolist()
     for number, (token_ids, targets) in enumerate(micro_batches):
         torch.manual_seed(dropout_seed(seed, step, number))
-        loss = loss_function(model, token_ids, targets) / len(micro_batches)
+        loss = loss_function(model, token_ids, targets) / (sum(counts) / counts[number])
         loss.backward()
         total += loss.item()
     parameters = [p for p in model.parameters() if p.grad is not None]
@@ -74,7 +85,7 @@ def train_step(
     for optimizer in optimizers:
         optimizer.step()
     clear_gradients(optimizers)
-    return total, norm
+    return total, norm, sum(counts)
 
 
 def dropout_seed(seed: int, step: int, micro_step: int, rank: int = 0) -> int:
