@@ -116,7 +116,7 @@ def test_a_step_of_padded_windows_has_whole_documents_and_counts_their_tokens(
 ) -> None:
     config, run = config_of(data, "padded"), RunDir(tmp_path)
     with locked(run):
-        sitting = sit_down(run, config, stored=False, changes={}, command="", progress=StopAt(0))
+        sitting = sit_down(run, config, None, stored=False, changes={}, command="", progress=StopAt(0))
     counts = []
     for cursor in (0, 8):
         for inputs, targets in make_batches(sitting)(cursor):

@@ -120,14 +120,14 @@ def _merge(text: str, ids: dict[str, int], scores: tuple[float, ...]) -> list[in
     parts: list[str] = list(text)
     before, after = [i - 1 for i in range(len(parts))], [i + 1 for i in range(len(parts))]
     queue: list[tuple[float, int, int, str]] = []
-
-    def offer(left: int, right: int) -> None:
-        if left >= 0 and right < len(parts) and (piece := parts[left] + parts[right]) in ids:
-            heapq.heappush(queue, (-scores[ids[piece]], left, right, piece))
-
-    for i in range(len(parts) - 1):
-        offer(i, i + 1)
-    while queue:
+    offered = [(i, i + 1) for i in range(len(parts) - 1)]
+    while offered or queue:
+        for left, right in offered:
+            if left >= 0 and right < len(parts) and (piece := parts[left] + parts[right]) in ids:
+                heapq.heappush(queue, (-scores[ids[piece]], left, right, piece))
+        if not queue:
+            break
+        offered = []
         _, left, right, piece = heapq.heappop(queue)
         if not parts[left] or not parts[right] or parts[left] + parts[right] != piece:
             continue  # one of them is part of something else by now
@@ -135,8 +135,7 @@ def _merge(text: str, ids: dict[str, int], scores: tuple[float, ...]) -> list[in
         after[left] = after[right]
         if after[left] < len(parts):
             before[after[left]] = left
-        offer(before[left], left)
-        offer(left, after[left])
+        offered = [(before[left], left), (left, after[left])]
     found = []
     for part in filter(None, parts):
         found += [ids[part]] if part in ids else [ids[f"<0x{byte:02X}>"] for byte in part.encode()]

@@ -12,7 +12,6 @@ Source: llama.cpp `src/llama-vocab.cpp`, of llama-cpp-python 0.3.36.
 """
 
 import json
-import re
 from collections import Counter
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -141,8 +140,12 @@ def _sentencepiece(tokenizer: TextTokenizer) -> GGUFTokenizer:
         scores=tuple(piece.score for piece in model.pieces),
         eos_id=tokenizer.eos_id,
         unk_id=types.index(UNKNOWN),
-        add_space_prefix=not tokenizer.is_lossless,  # if something else is lost, the proof finds it
+        add_space_prefix=_puts_space_in_front(tokenizer),
     )
+
+
+def _puts_space_in_front(tokenizer: TextTokenizer) -> bool:
+    return tokenizer.decode(tokenizer.encode("a")) == " a"
 
 
 def _huggingface(tokenizer: TextTokenizer) -> GGUFTokenizer:
@@ -161,7 +164,7 @@ def _byte_level(tokenizer: TextTokenizer, spec: dict[str, Any]) -> GGUFTokenizer
     if normalizer != "NFC":
         raise refused(f"its normaliser is {normalizer}, and llama.cpp changes no text")
     pre = _pre_tokenizer(spec)
-    tokens, types = _tokens(spec, tokenizer.vocab_size)
+    tokens, types = _tokens(tokenizer)
     merges = tuple(" ".join(merge) for merge in _merges(spec))
     return GGUFTokenizer(
         model="gpt2", pre=pre, tokens=tokens, types=types, merges=merges or (NO_MERGE,), eos_id=tokenizer.eos_id
@@ -194,7 +197,7 @@ def _shown_step(step: dict[str, Any]) -> str:
 def _byte_fallback(tokenizer: TextTokenizer, spec: dict[str, Any]) -> GGUFTokenizer:
     """Scores that make the pieces in the order of the merges."""
     _check_spaces(spec)
-    tokens, types = _tokens(spec, tokenizer.vocab_size)
+    tokens, types = _tokens(tokenizer)
     tokens = tuple(token.replace(" ", MARKER) if t == NORMAL else token for token, t in zip(tokens, types, strict=True))
     merges = [(left.replace(" ", MARKER), right.replace(" ", MARKER)) for left, right in _merges(spec)]
     ranks: dict[str, int] = {}
@@ -211,15 +214,16 @@ def _byte_fallback(tokenizer: TextTokenizer, spec: dict[str, Any]) -> GGUFTokeni
     ):
         raise refused("its merges are not in the order of what they make, and llama.cpp goes by pieces")
     unknown = spec["model"].get("unk_token")
+    special = {**{f"<0x{byte:02X}>": BYTE for byte in range(256)}, unknown: UNKNOWN}
     return GGUFTokenizer(
         model="llama",
         pre="default",
         tokens=tokens,
-        types=tuple(UNKNOWN if token == unknown else t for token, t in zip(tokens, types, strict=True)),
+        types=tuple(special.get(token, t) for token, t in zip(tokens, types, strict=True)),
         scores=tuple(-float(ranks.get(token, 0)) for token in tokens),
         eos_id=tokenizer.eos_id,
         unk_id=tokens.index(unknown) if unknown in tokens else None,
-        add_space_prefix=not tokenizer.is_lossless,  # as above
+        add_space_prefix=_puts_space_in_front(tokenizer),
     )
 
 
@@ -240,15 +244,17 @@ def _can_be_merged(token: str, tokens: set[str]) -> bool:
     return any(token[:i] in tokens and token[i:] in tokens for i in range(1, len(token)))
 
 
-def _tokens(spec: dict[str, Any], vocab_size: int) -> tuple[tuple[str, ...], tuple[int, ...]]:
+def _tokens(tokenizer: TextTokenizer) -> tuple[tuple[str, ...], tuple[int, ...]]:
     """How every id is written, and what it is; ids that no token has get a name."""
-    tokens, types = [f"[PAD{i}]" for i in range(vocab_size)], [UNUSED] * vocab_size
-    is_byte = re.compile("<0x[0-9A-F]{2}>" if spec["model"].get("byte_fallback") else "(?!)").fullmatch
-    for token, i in spec["model"]["vocab"].items():
-        tokens[i], types[i] = token, BYTE if is_byte(token) else NORMAL
-    for token in spec["added_tokens"]:
-        tokens[token["id"]] = token["content"]
-        types[token["id"]] = CONTROL if token["special"] else USER_DEFINED
+    from tokenizers import Tokenizer
+
+    backend = Tokenizer.from_buffer(tokenizer.content)  # which decides the ids of added tokens, not the file
+    added = backend.get_added_tokens_decoder()
+    tokens, types = [f"[PAD{i}]" for i in range(tokenizer.vocab_size)], [UNUSED] * tokenizer.vocab_size
+    for token, i in backend.get_vocab(with_added_tokens=True).items():
+        tokens[i], types[i] = token, NORMAL
+        if i in added:
+            types[i] = CONTROL if added[i].special else USER_DEFINED
     return tuple(tokens), tuple(types)
 
 
