@@ -96,6 +96,10 @@ class DataConfig:
     """How many of the data set's files to use; absent: all."""
     shard_tokens: int = 100_000_000
     """Most tokens in one shard file."""
+    workers: int | None = None
+    """Processes that encode text in `prepare`; absent: one per physical core. It does not change what is written."""
+    dedup: bool = False
+    """Leave out documents whose whole text came before in the source."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

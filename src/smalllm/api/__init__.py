@@ -1,6 +1,6 @@
 """The verbs of smalllm as functions: what the command line calls and `import smalllm` offers."""
 
-from smalllm.api.data import prepare
+from smalllm.api.preparation import prepare
 from smalllm.api.quickstart import quickstart
 from smalllm.api.runs import train
 from smalllm.api.scores import evaluate
