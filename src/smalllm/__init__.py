@@ -14,11 +14,13 @@ __all__ = [
     "generate",
     "load_recipe",
     "load_run",
+    "merge_parts",
     "override",
     "prepare",
     "quickstart",
     "recipe_names",
     "report",
+    "shard_writer",
     "train",
 ]
 

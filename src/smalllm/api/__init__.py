@@ -1,5 +1,6 @@
 """The verbs of smalllm as functions: what the command line calls and `import smalllm` offers."""
 
+from smalllm.api.cluster import merge_parts, shard_writer
 from smalllm.api.preparation import prepare
 from smalllm.api.quickstart import quickstart
 from smalllm.api.runs import train
@@ -14,10 +15,12 @@ __all__ = [
     "generate",
     "load_recipe",
     "load_run",
+    "merge_parts",
     "override",
     "prepare",
     "quickstart",
     "recipe_names",
     "report",
+    "shard_writer",
     "train",
 ]

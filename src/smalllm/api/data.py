@@ -3,11 +3,11 @@
 import os
 import platform
 import shlex
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from smalllm.config import DataConfig, RunConfig, field_names
 from smalllm.data.document import Document, Reading
@@ -21,6 +21,10 @@ from smalllm.recipes import load_recipe
 from smalllm.tokenizers import load_tokenizer
 
 STORIES_SEED = 2024
+
+Documents = Callable[..., Iterable[Document]]
+"""Gives the documents of a source, each call from the first one; takes a `Reading` to keep up, or nothing."""
+
 _RECORD_SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
 
 
@@ -39,21 +43,21 @@ def tokenizer_facts(tokenizer: Tokenizer) -> TokenizerFacts:
     )
 
 
-class Documents(Protocol):
-    """Gives the documents of a source, each call from the first one, and tells `reading` how far it has come."""
-
-    def __call__(self, reading: Reading | None = None, /) -> Iterable[Document]: ...
-
-
-def open_source(data: DataConfig) -> tuple[Documents, dict[str, Any]]:
+def open_source(data: DataConfig, *, part: tuple[int, int] | None = None) -> tuple[Documents, dict[str, Any]]:
     """The documents of a configuration, and what the manifest says of the source.
 
+    Args:
+        data: of the configuration.
+        part: (i, n) for the files i, i + n, i + 2n, … of `data.files`; None for all of the source.
+
     Raises:
-        ConfigError: the source cannot be read by this version.
+        ConfigError: the source cannot be read by this version, or not in so many parts.
         DataError: files are missing.
     """
     if data.files:
-        return _open_files(data, expand_files(data.files))
+        return _open_files(data, expand_files(data.files), part=part)
+    if part is not None:
+        raise ConfigError(f"only files can be prepared in parts, not {data.source}: name them with --data.files")
     if data.source == "stories":
         facts = {"kind": "stories", "seed": STORIES_SEED, "stories": data.stories, "grammar": fingerprint()}
         return partial(_tell, data.stories), facts
@@ -132,22 +136,32 @@ def _tell(n_stories: int, reading: Reading | None = None) -> Iterator[Document]:
         yield Document(text=told.text, origin=f"stories:{index}", log_prob=told.log_prob)
 
 
-def _open_files(data: DataConfig, files: list[Path]) -> tuple[Documents, dict[str, Any]]:
+def _open_files(
+    data: DataConfig, files: list[Path], *, part: tuple[int, int] | None = None
+) -> tuple[Documents, dict[str, Any]]:
     val_files = expand_files(data.val_files) if data.val_files else []
     facts: dict[str, Any] = {"kind": "files", "files": [_file_facts(f) for f in files]}
     if data.separator is not None:
         facts["separator"] = data.separator
     if val_files:
         facts["val_files"] = [_file_facts(f) for f in val_files]
-    is_one_text = len(files) == 1 and not files[0].name.endswith(_RECORD_SUFFIXES) and data.separator is None
+    is_plain = data.separator is None and not files[0].name.endswith(_RECORD_SUFFIXES)
+    is_one_text = is_plain and len(files) == 1 and part is None
+    split = "train" if val_files else None
+    if part is not None:
+        task, n_tasks = part
+        if n_tasks > len(files):
+            raise ConfigError(f"{len(files)} files cannot be prepared in {n_tasks} parts; at most one part a file")
+        files, val_files = files[task::n_tasks], val_files[task::n_tasks]
+        facts |= {"task": task, "tasks": n_tasks}
 
     def read(reading: Reading | None = None) -> Iterable[Document]:
         if reading is not None:
             reading.total_bytes = sum(file.stat().st_size for file in (*files, *val_files))
-        if is_one_text and not val_files:
+        if is_one_text and split is None:
             return read_whole_text(files[0], val_fraction=data.val_fraction, reading=reading)
         some = partial(read_files, separator=data.separator, text_column=data.text_column, reading=reading)
-        return chain(some(files, split="train"), some(val_files, split="val")) if val_files else some(files)
+        return chain(some(files, split=split), some(val_files, split="val"))
 
     return read, facts
 

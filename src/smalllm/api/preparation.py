@@ -7,17 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import numpy as np
-from numpy.typing import NDArray
-
 from smalllm.api.data import Documents, data_path, open_source, tokenizer_facts
 from smalllm.config import RunConfig
 from smalllm.data.dedup import Deduplicator
 from smalllm.data.document import Document, Reading
 from smalllm.data.manifest import Manifest, dtype_for
+from smalllm.data.parts import check_unmerged, part_path
 from smalllm.data.pieces import assign_splits
 from smalllm.data.prepare import prepare_shards, tally_documents
-from smalllm.data.summary import Tally
+from smalllm.data.summary import Tally, partial_tokens
+from smalllm.errors import ConfigError
 from smalllm.problems import check
 from smalllm.protocols import Progress, Silent, Tokenizer
 from smalllm.reporting.words import duration
@@ -25,8 +24,16 @@ from smalllm.runtime import n_physical_cores
 from smalllm.tokenizers import build_tokenizer, load_tokenizer, save_tokenizer
 from smalllm.tokenizers.workers import encode_here, encode_in_processes
 
+_TRAINED = ("sentencepiece", "huggingface")
 
-def prepare(config: RunConfig, *, out: Path | None = None, progress: Progress | None = None) -> Manifest:
+
+def prepare(
+    config: RunConfig,
+    *,
+    out: Path | None = None,
+    part: tuple[int, int] | None = None,
+    progress: Progress | None = None,
+) -> Manifest:
     """Turn text into a tokenizer and memory-mapped shards, with one process per core.
 
     Running it again continues after a kill, and returns at once when everything is there. What is written does not
@@ -35,16 +42,22 @@ def prepare(config: RunConfig, *, out: Path | None = None, progress: Progress | 
     Args:
         config: its `[data]` and `[tokenizer]` say what to read.
         out: the data directory; absent: `data_path(config)`.
+        part: (i, n) prepares every n-th file from the i-th on, counted from 0; when all parts are there, on whatever
+            machines they were made, `merge_parts(out)` makes them one.
         progress: who is told how it goes.
 
     Raises:
-        ConfigError: the configuration has problems.
+        ConfigError: the configuration has problems, or cannot be prepared in parts.
         DataError: the text or the directory cannot be used, or a process was ended.
         TokenizerError: the tokenizer cannot be built from this text.
     """
     check(config)
     out, progress = out or data_path(config), progress or Silent()
-    documents, source = open_source(config.data)
+    if part is not None:
+        _check_part(config, part)
+        check_unmerged(out)
+        out = part_path(out, part[0])
+    documents, source = open_source(config.data, part=part)
     tokenizer = _tokenizer(config, out, documents, progress)
     reading, n_workers = Reading(), config.data.workers or n_physical_cores()
     progress.begin(f"preparing {out}", total=0)
@@ -61,6 +74,7 @@ def prepare(config: RunConfig, *, out: Path | None = None, progress: Progress | 
                 dedup=config.data.dedup,
                 is_partial=partial_tokens(tokenizer),
                 on_progress=_Rates(progress, reading).tell,
+                is_part=part is not None,
             )
     finally:
         progress.end()
@@ -138,20 +152,6 @@ def try_prepare(config: RunConfig, *, n_documents: int, progress: Progress | Non
     )
 
 
-def partial_tokens(tokenizer: Tokenizer) -> NDArray[np.bool_]:
-    """For each id, whether it stands for no text or for a part of a character only [vocab_size]."""
-    found = np.array([not _is_text(token) for token in tokenizer.token_bytes])
-    found[tokenizer.eos_id] = False
-    return found
-
-
-def _is_text(token: bytes) -> bool:
-    try:
-        return bool(token.decode())
-    except UnicodeDecodeError:
-        return False
-
-
 def _first(documents: Iterable[Document], n_documents: int) -> Iterator[Document]:
     """The pieces of the first `n_documents` documents."""
     rest = iter(documents)
@@ -160,6 +160,22 @@ def _first(documents: Iterable[Document], n_documents: int) -> Iterator[Document
             yield piece
             if piece.final:
                 break
+
+
+def _check_part(config: RunConfig, part: tuple[int, int]) -> None:
+    task, n_tasks = part
+    wrong, asked = [], config.tokenizer
+    if not 0 <= task < n_tasks:
+        wrong.append(f"part {task}/{n_tasks}: expected I/N, with I from 0 to N - 1")
+    if config.data.dedup:
+        wrong.append("data.dedup is true, but a part cannot know the documents of the others; set it to false")
+    if asked.path is None and asked.kind in _TRAINED:
+        wrong.append(
+            f"a {asked.kind} tokenizer would be trained on each part anew; train one on a sample first (prepare a few "
+            "of the files), and give it to all parts: --tokenizer.path SAMPLE/tokenizer"
+        )
+    if wrong:
+        raise ConfigError(wrong)
 
 
 class _Rates:
@@ -206,7 +222,7 @@ def _tokenizer(config: RunConfig, out: Path, documents: Documents, progress: Pro
 def _new_tokenizer(config: RunConfig, documents: Documents, progress: Progress) -> Tokenizer:
     asked = config.tokenizer
     path = Path(asked.path) if asked.path else None
-    if path is None and asked.kind in ("sentencepiece", "huggingface"):
+    if path is None and asked.kind in _TRAINED:
         progress.say(f"training a {asked.kind} tokenizer of {asked.vocab_size:,} tokens on the text")
     return build_tokenizer(
         asked.kind,

@@ -27,6 +27,10 @@ class Options:
     """Data directory; absent: data.path, else data/RECIPE."""
     dry_run: int | None = None
     """Read and encode only so many documents, write nothing, and say what to expect of the whole."""
+    part: str | None = None
+    """I/N, from 0/N to N-1/N: prepare every N-th file from the I-th on; each part may be made on another machine."""
+    merge: bool = False
+    """Make the parts in the data directory one, when all are there. They may be datatrove's (docs/cluster.md)."""
     json: bool = False
     """Print the result as JSON."""
 
@@ -38,12 +42,21 @@ def main(arguments: Sequence[str]) -> int:
     run_config: RunConfig = options.config
     if options.dry_run is not None:
         return _dry_run(run_config, options.dry_run, as_json=options.json)
+    from smalllm.api.cluster import merge_parts
     from smalllm.api.data import data_path
     from smalllm.api.preparation import prepare
+    from smalllm.data.parts import part_path
     from smalllm.data.summary import read_summary
 
     out = options.out or data_path(run_config)
-    manifest = prepare(run_config, out=out, progress=make_progress())
+    if options.merge:
+        if options.part is not None:
+            raise ConfigError("--part and --merge: make the parts first, then merge them once")
+        manifest = merge_parts(out)
+    else:
+        part = None if options.part is None else _part(options.part)
+        manifest = prepare(run_config, out=out, part=part, progress=make_progress())
+        out = out if part is None else part_path(out, part[0])
     summary = read_summary(out)
     if options.json:
         print(json.dumps(_as_json(out, manifest, summary)))
@@ -56,8 +69,18 @@ def main(arguments: Sequence[str]) -> int:
         )
     if summary is not None:
         _print_summary(summary)
-    print(f"next: smalllm train {name} --data.path {out}")
+    if options.part is not None:
+        print(f"next, when all parts are there: smalllm prepare {name} --merge --out {out.parent.parent}")
+    else:
+        print(f"next: smalllm train {name} --data.path {out}")
     return 0
+
+
+def _part(text: str) -> tuple[int, int]:
+    task, _, n_tasks = text.partition("/")
+    if not (task.isdecimal() and n_tasks.isdecimal()):
+        raise ConfigError(f"--part {text}: expected I/N, such as 0/8 for the first of 8 parts")
+    return int(task), int(n_tasks)
 
 
 def _as_json(out: Path, manifest: "Manifest", summary: "Tally | None") -> dict[str, Any]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from smalllm.data.dedup import remove_seen
+from smalllm.data.durable import sync_directory
 from smalllm.data.manifest import (
     MANIFEST_NAME,
     PROGRESS_NAME,
@@ -24,7 +25,7 @@ from smalllm.data.manifest import (
 )
 from smalllm.data.progress import Progress, differences, read_progress, write_progress
 from smalllm.data.shards import check_sizes
-from smalllm.data.summary import write_summary
+from smalllm.data.summary import SUMMARY_NAME, write_summary
 from smalllm.data.writer import remove_shards, shard_paths
 from smalllm.errors import DataError
 
@@ -32,16 +33,18 @@ _LOCK_NAME = ".prepare.lock"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def complete(out: Path, tokenizer: TokenizerFacts, splits: Mapping[str, Split], progress: Progress) -> Manifest:
+def complete(
+    out: Path, tokenizer: TokenizerFacts, splits: Mapping[str, Split], progress: Progress, *, is_part: bool = False
+) -> Manifest:
     """Write summary and manifest, or remove the shards if a split is empty: they serve no call that could follow.
 
     Raises:
-        DataError: a split is empty.
+        DataError: a split is empty, and this is not a part of a whole.
     """
     source = progress.arguments["source"]
     n_documents = sum(split.documents for split in splits.values())
     val = splits["val"]
-    if not all(split.files for split in splits.values()):
+    if not is_part and not all(split.files for split in splits.values()):
         remove_shards(out)
         remove_seen(out)
         (out / PROGRESS_NAME).unlink()
@@ -53,13 +56,23 @@ def complete(out: Path, tokenizer: TokenizerFacts, splits: Mapping[str, Split], 
             f"{source['val_fraction']}; both splits need some. Set a {advice} data.val_fraction, give the "
             "validation text apart with data.val_files, or prepare more documents."
         )
-    floor = None if progress.nats is None else Floor(progress.nats, val.text_bytes, val.documents)
+    floor = None if progress.nats is None or not val.documents else Floor(progress.nats, val.text_bytes, val.documents)
     manifest = Manifest(tokenizer, splits, source, floor)
     write_summary(out, progress.tally)
     write_manifest(out, manifest)  # the last: what has a manifest is complete
     remove_seen(out)
     (out / PROGRESS_NAME).unlink()
     return manifest
+
+
+def clear(out: Path) -> None:
+    """Delete what a preparation wrote, finished or not; the manifest first, which vouches for the rest."""
+    (out / MANIFEST_NAME).unlink(missing_ok=True)
+    sync_directory(out)
+    remove_shards(out)
+    remove_seen(out)
+    for name in (SUMMARY_NAME, PROGRESS_NAME):
+        (out / name).unlink(missing_ok=True)
 
 
 def finished_manifest(out: Path, arguments: Mapping[str, Any]) -> Manifest | None:

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smalllm.data.dedup import Deduplicator
-from smalllm.data.directory import begin, complete, finished_manifest, full_disk_told, sole_writer
+from smalllm.data.directory import begin, clear, complete, finished_manifest, full_disk_told, sole_writer
 from smalllm.data.document import Document
 from smalllm.data.manifest import Manifest, Split, TokenizerFacts, dtype_for
 from smalllm.data.pieces import Batch, assign_splits, batch_pieces, end_documents, part_of, skip_pieces
@@ -46,6 +46,8 @@ def prepare_shards(
     dedup: bool = False,
     is_partial: NDArray[np.bool_] | None = None,
     on_progress: OnProgress | None = None,
+    is_part: bool = False,
+    redo: bool = False,
 ) -> Manifest:
     """Write the data directory `out` and return its manifest.
 
@@ -69,6 +71,8 @@ def prepare_shards(
         dedup: leave out documents whose whole text came before.
         is_partial: for each id, whether it stands for a part of a character; absent: not counted.
         on_progress: called after every batch with the counts so far.
+        is_part: `out` is a part of a whole (see `parts.py`), so a split may be empty, or both.
+        redo: delete what an earlier call left in `out`, finished or not, and begin at the first document.
 
     Raises:
         ConfigError: shard_tokens is not positive.
@@ -83,16 +87,19 @@ def prepare_shards(
     # As they will be read back: tuples become lists.
     arguments = json.loads(json.dumps({"tokenizer": asdict(tokenizer), "source": asked}))
     # Looked for before the lock is taken, so that finished data on a read-only disk can be used.
-    if (finished := finished_manifest(out, arguments)) is not None:
+    if not redo and (finished := finished_manifest(out, arguments)) is not None:
         return finished
     if is_partial is None:
         is_partial = np.zeros(tokenizer.vocab_size, dtype=np.bool_)
     with full_disk_told(out):
         out.mkdir(parents=True, exist_ok=True)
         with sole_writer(out):
+            if redo:
+                clear(out)
             if (finished := finished_manifest(out, arguments)) is not None:
                 return finished
-            return _write(documents, encode, out, begin(out, arguments), is_partial, on_progress)
+            splits, progress = _write(documents, encode, out, begin(out, arguments), is_partial, on_progress)
+            return complete(out, tokenizer, splits, progress, is_part=is_part)
 
 
 def tally_documents(
@@ -122,7 +129,7 @@ def _write(
     progress: Progress,
     is_partial: NDArray[np.bool_],
     on_progress: OnProgress | None,
-) -> Manifest:
+) -> tuple[Mapping[str, Split], Progress]:
     tokenizer, source = TokenizerFacts(**progress.arguments["tokenizer"]), progress.arguments["source"]
     with ExitStack() as stack:
         writers = _open_writers(stack, out, progress, tokenizer)
@@ -156,8 +163,7 @@ def _write(
             progress = replace(progress, tally=end_open(progress.tally))
         if seen is not None:
             progress = replace(progress, tally=replace(progress.tally, duplicates=seen.dropped))
-        splits = {name: Split(writer.finish()) for name, writer in writers.items()}
-    return complete(out, tokenizer, splits, progress)
+        return {name: Split(writer.finish()) for name, writer in writers.items()}, progress
 
 
 def _open_writers(

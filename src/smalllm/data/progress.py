@@ -69,15 +69,15 @@ def read_progress(directory: Path, arguments: Mapping[str, Any]) -> Progress | N
     return progress
 
 
-def differences(found: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
-    """Where two nested mappings differ, for an error message; empty if they are equal."""
+def differences(found: Mapping[str, Any], asked: Mapping[str, Any], *, other: str = "asked for") -> str:
+    """Where two nested mappings differ, for an error message; empty if they are equal. `other` names `asked`."""
     told = []
     for key in [*found, *(key for key in asked if key not in found)]:
         there, here = found.get(key), asked.get(key)
         if isinstance(there, dict) and isinstance(here, dict):
-            told += [f"{key}.{inner}" for inner in [differences(there, here)] if inner]
+            told += [f"{key}.{inner}" for inner in [differences(there, here, other=other)] if inner]
         elif there != here:
-            told.append(f"{key} is {json.dumps(there)[:80]}, asked for {json.dumps(here)[:80]}")
+            told.append(f"{key} is {json.dumps(there)[:80]}, {other} {json.dumps(here)[:80]}")
     return "; ".join(told)
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from smalllm.data.durable import write_json
 from smalllm.data.pieces import Batch
 from smalllm.errors import DataError
+from smalllm.protocols import Tokenizer
 
 FORMAT = "smalllm-summary"
 VERSION = 1
@@ -60,6 +61,13 @@ class Tally:
     def partial_share(self) -> float:
         """The share of `partial_tokens` in the tokens of text."""
         return self.partial_tokens / max(1, self.tokens - self.documents)
+
+
+def partial_tokens(tokenizer: Tokenizer) -> NDArray[np.bool_]:
+    """For each id, whether it stands for no text or for a part of a character only [vocab_size]."""
+    found = np.array([not _is_text(token) for token in tokenizer.token_bytes])
+    found[tokenizer.eos_id] = False
+    return found
 
 
 def count_batch(tally: Tally, batch: Batch, *, is_partial: NDArray[np.bool_]) -> Tally:
@@ -135,6 +143,13 @@ def tally_of(found: dict[str, Any]) -> Tally:
     """A tally as it was before it became JSON."""
     records: dict[str, Any] = {key: Longest(**found[key]) for key in ("longest", "open") if key in found}
     return Tally(**(found | records))
+
+
+def _is_text(token: bytes) -> bool:
+    try:
+        return bool(token.decode())
+    except UnicodeDecodeError:
+        return False
 
 
 def _sums_up_to(values: NDArray[np.int64], ends: NDArray[np.intp], *, before: int) -> NDArray[np.int64]:
