@@ -46,7 +46,7 @@ def shard_writer(
             f"datatrove, which runs tasks on many machines, is not installed ({error}); install it: "
             "pip install 'smalllm[cluster]'"
         ) from error
-    folder = Path(tokenizer).resolve()
+    folder = Path(tokenizer).absolute()
     wrong = []
     if not 0 < val_fraction < 1:
         wrong.append(f"val_fraction is {val_fraction}; expected more than 0 and less than 1")
@@ -55,7 +55,7 @@ def shard_writer(
     if wrong:
         raise ConfigError(wrong)
     return ShardWriter(
-        out=Path(out).resolve(),  # tasks may start in another folder
+        out=Path(out).absolute(),  # tasks may start in another folder
         tokenizer=folder,
         facts=tokenizer_facts(load_tokenizer(folder)),
         load=load_tokenizer,
