@@ -3,11 +3,11 @@
 import os
 import platform
 import shlex
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from smalllm.config import DataConfig, RunConfig, field_names
 from smalllm.data.document import Document, Reading
@@ -21,6 +21,10 @@ from smalllm.recipes import load_recipe
 from smalllm.tokenizers import load_tokenizer
 
 STORIES_SEED = 2024
+
+Documents = Callable[..., Iterable[Document]]
+"""Gives the documents of a source, each call from the first one; takes a `Reading` to keep up, or nothing."""
+
 _RECORD_SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
 
 
@@ -37,12 +41,6 @@ def tokenizer_facts(tokenizer: Tokenizer) -> TokenizerFacts:
         vocab_size=tokenizer.vocab_size,
         eos_id=tokenizer.eos_id,
     )
-
-
-class Documents(Protocol):
-    """Gives the documents of a source, each call from the first one, and tells `reading` how far it has come."""
-
-    def __call__(self, reading: Reading | None = None, /) -> Iterable[Document]: ...
 
 
 def open_source(data: DataConfig) -> tuple[Documents, dict[str, Any]]:
