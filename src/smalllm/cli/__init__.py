@@ -20,6 +20,7 @@ COMMANDS = {
     "train": "train a model on prepared data",
     "evaluate": "measure a run on held-out text",
     "generate": "write text with a run",
+    "bench": "measure speed against peers, alternating in one call",
     "report": "draw a run's plots and its page",
     "doctor": "show what this machine is and can do",
 }

@@ -9,6 +9,7 @@ import hashlib
 import sqlite3
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -46,12 +47,11 @@ class Deduplicator:
         rest = iter(pieces)
         for piece in rest:
             if inside or not piece.final:
-                parts = _Parts(self._directory, piece, rest)
-                first = inside or self._is_first(parts.digest, piece.number)
+                with closing(_Parts(self._directory, piece, rest)) as parts:
+                    first = inside or self._is_first(parts.digest, piece.number)
+                    if first:
+                        yield from parts.read(dropped=self.dropped)
                 inside = False
-                if first:
-                    yield from parts.read(dropped=self.dropped)
-                parts.close()
             else:
                 first = self._is_first(hashlib.sha256(piece.raw).digest(), piece.number)
                 if first:

@@ -7,10 +7,10 @@ encodes them, here or in other processes, is an argument.
 """
 
 import json
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, closing, suppress
 from dataclasses import asdict, replace
-from itertools import tee
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from smalllm.data.dedup import Deduplicator
 from smalllm.data.directory import begin, clear, complete, finished_manifest, full_disk_told, sole_writer
 from smalllm.data.document import Document
 from smalllm.data.manifest import Manifest, Split, TokenizerFacts, dtype_for
-from smalllm.data.pieces import Batch, assign_splits, batch_pieces, end_documents, part_of, skip_pieces
+from smalllm.data.pieces import Batch, Piece, assign_splits, batch_pieces, end_documents, part_of, skip_pieces
 from smalllm.data.progress import Progress, write_progress
 from smalllm.data.summary import Tally, count_batch, end_open
 from smalllm.data.writer import SplitWriter
@@ -191,20 +191,25 @@ def _encoded(
     pieces = assign_splits(rest, val_fraction=val_fraction, split=progress.split, start=progress.pieces)
     if seen is not None:
         pieces = seen.drop(pieces, inside=progress.split is not None)
-    ahead, batches = tee(batch_pieces(pieces))
-    encoded = encode([piece.raw for piece in batch] for batch in ahead)
+    under_way: deque[list[Piece]] = deque()
+
+    def texts() -> Iterator[list[bytes]]:
+        for batch in batch_pieces(pieces):
+            under_way.append(batch)
+            yield [piece.raw for piece in batch]
+
+    encoded = encode(texts())
     while True:
         try:
             ids = next(encoded, None)
         except EncodingError as error:
-            origin = next(batches)[error.index].origin
             raise DataError(
-                f"{origin}: the tokenizer could not encode this text ({error}). Remove or repair it, or use another "
-                "tokenizer."
+                f"{under_way[0][error.index].origin}: the tokenizer could not encode this text ({error}). Remove or "
+                "repair it, or use another tokenizer."
             ) from error
         if ids is None:
             return
-        yield end_documents(next(batches), ids, tokenizer=tokenizer)
+        yield end_documents(under_way.popleft(), ids, tokenizer=tokenizer)
 
 
 def _save(out: Path, progress: Progress, writers: Mapping[str, SplitWriter], seen: Deduplicator | None) -> None:

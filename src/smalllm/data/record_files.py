@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import pyarrow.parquet
 
 BLOCK_BYTES = 1 << 20
-MOST_ROWS_AT_ONCE = 256
+ROWS_AT_ONCE = 256
 
 
 def read_json_lines(path: Path, *, text_column: str, reading: Reading | None = None) -> Iterator[Document]:
@@ -45,8 +45,10 @@ def read_parquet(path: Path, *, text_column: str, reading: Reading | None = None
 
     name, number, size_bytes = origin_name(path), 0, path.stat().st_size
     try:
-        # With a buffer, a column is read page by page; without one, all that a row group has of it.
-        with pyarrow.parquet.ParquetFile(path, buffer_size=BLOCK_BYTES) as file:
+        # So a column is read page by page; as it is by default, all that a row group has of it.
+        with pyarrow.parquet.ParquetFile(
+            path, buffer_size=BLOCK_BYTES, pre_buffer=False, page_checksum_verification=True
+        ) as file:
             _check_column(file.schema_arrow, path=path, text_column=text_column)
             n_all = file.metadata.num_rows
             for group in range(file.num_row_groups):
@@ -67,7 +69,7 @@ def _rows_at_once(group: "pyarrow.parquet.RowGroupMetaData", *, text_column: str
     """How many rows hold about BLOCK_BYTES of text."""
     leaves = [group.column(i) for i in range(group.num_columns)]
     size_bytes = sum(leaf.total_uncompressed_size for leaf in leaves if leaf.path_in_schema == text_column)
-    return max(1, min(MOST_ROWS_AT_ONCE, BLOCK_BYTES * group.num_rows // max(1, size_bytes)))
+    return max(1, min(ROWS_AT_ONCE, BLOCK_BYTES * group.num_rows // max(1, size_bytes)))
 
 
 def _texts_of(column: "pyarrow.Array", *, path: Path, n_before: int, text_column: str) -> Iterator[str]:

@@ -20,7 +20,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from smalllm.errors import EncodingError
+from smalllm.errors import EncodingError, TokenizerError
 from smalllm.protocols import Encoded, Tokenizer
 from smalllm.tokenizers import load_tokenizer
 
@@ -34,7 +34,10 @@ def main() -> None:
     # What a library prints must not get between the frames: the real output is kept apart.
     with os.fdopen(os.dup(sys.stdout.fileno()), "wb") as out:
         os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-        tokenizer = load_tokenizer(Path(sys.argv[1]))
+        try:
+            tokenizer = load_tokenizer(Path(sys.argv[1]))
+        except TokenizerError as error:  # the parent has loaded it: it was changed since
+            sys.exit(str(error))
         dtype = id_dtype(tokenizer.vocab_size)
         while (texts := read_texts(sys.stdin.buffer)) is not None:
             try:
