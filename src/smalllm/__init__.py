@@ -17,11 +17,13 @@ __all__ = [
     "inspect",
     "load_recipe",
     "load_run",
+    "merge_parts",
     "override",
     "prepare",
     "quickstart",
     "recipe_names",
     "report",
+    "shard_writer",
     "train",
 ]
 

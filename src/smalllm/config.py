@@ -106,6 +106,10 @@ class DataConfig:
     document_mask: bool = False
     """Where a window of the stream holds several documents: keep attention inside each, and count positions from its
     start."""
+    workers: int | None = None
+    """Processes that encode text in `prepare`; absent: one per physical core. It does not change what is written."""
+    dedup: bool = False
+    """Leave out documents whose whole text came before in the source."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

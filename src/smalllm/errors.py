@@ -4,6 +4,7 @@
     ├── ConfigError        wrong options or configuration; the command line exits with 2
     ├── DataError          text, shards or a manifest that cannot be used
     ├── TokenizerError     a tokenizer that cannot be built, loaded or matched
+    │   └── EncodingError  a text that a tokenizer could not encode, though it should take any
     ├── RunError           a run directory that cannot be used as asked
     ├── CheckpointError    no checkpoint that can be trusted
     ├── InteropError       a model of another program that cannot be taken in, or one that cannot be given out
@@ -38,6 +39,18 @@ class DataError(SmalllmError):
 
 class TokenizerError(SmalllmError):
     """A tokenizer that cannot be built, loaded, or that does not match the data or the model."""
+
+
+class EncodingError(TokenizerError):
+    """A text that a tokenizer could not encode, though it should take any.
+
+    Attributes:
+        index: which of the texts it was.
+    """
+
+    def __init__(self, message: str, *, index: int) -> None:
+        self.index = index
+        super().__init__(message)
 
 
 class RunError(SmalllmError):

@@ -16,9 +16,9 @@ _RANGES: dict[str, tuple[str, Any]] = {
     **dict.fromkeys(
         [
             "model.n_layers", "model.n_heads", "model.n_kv_heads", "model.d_model", "model.d_head", "model.d_ff",
-            "model.context_length", "data.stories", "data.shards", "data.shard_tokens", "tokenizer.vocab_size",
-            "train.max_steps", "train.max_tokens", "train.tokens_per_step", "train.micro_batch_size",
-            "train.threads", "train.keep_checkpoints", "train.log_every", "eval.tokens",
+            "model.context_length", "data.stories", "data.shards", "data.shard_tokens", "data.workers",
+            "tokenizer.vocab_size", "train.max_steps", "train.max_tokens", "train.tokens_per_step",
+            "train.micro_batch_size", "train.threads", "train.keep_checkpoints", "train.log_every", "eval.tokens",
         ],
         (_POSITIVE, lambda v: v >= 1),
     ),

@@ -1,11 +1,27 @@
 """What the rooms of the house expect of each other, as structural types. Nothing here does anything."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
+
+
+class Encoded(NamedTuple):
+    """The token ids of several texts, one text after the other.
+
+    Attributes:
+        ids: all of them [total], integers of any type.
+        counts: how many each text has [texts].
+    """
+
+    ids: NDArray[Any]
+    counts: NDArray[np.int64]
+
+
+EncodeAll = Callable[[Iterable[Sequence[bytes]]], Iterator[Encoded]]
+"""Batches of texts in UTF-8 to the ids of each batch, in order; batches may be taken before they are needed."""
 
 
 @runtime_checkable
@@ -58,6 +74,10 @@ class Tokenizer(Protocol):
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of many texts, by the fastest path there is; equal to encoding each alone."""
+        ...
+
+    def encode_arrays(self, texts: Sequence[str]) -> Encoded:
+        """The same ids in one array, by one thread: the fastest path where many processes encode side by side."""
         ...
 
     def decode(self, token_ids: Sequence[int]) -> str:

@@ -2,7 +2,8 @@
 
 import hashlib
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from smalllm.data.shards import (
     write_manifest,
 )
 from smalllm.data.writer import SplitState, SplitWriter
+from smalllm.protocols import EncodeAll, Encoded
 
 BYTES = TokenizerFacts(kind="bytes", sha256="ab" * 32, vocab_size=257, eos_id=256)
 EOS = 256
@@ -29,9 +31,52 @@ def encode_batch(texts: Sequence[str]) -> list[list[int]]:
     return [list(text.encode()) for text in texts]
 
 
-def run(documents: Sequence[Document], out: Path, **changes: Any) -> Manifest:
+def encoder(encode_batch: Callable[[Sequence[str]], list[list[int]]]) -> EncodeAll:
+    """What `prepare_shards` takes, from a function that encodes one batch."""
+
+    def encode(batches: Iterable[Sequence[bytes]]) -> Iterator[Encoded]:
+        for texts in batches:
+            rows = encode_batch([text.decode() for text in texts])
+            yield Encoded(np.array([*chain.from_iterable(rows)], np.int64), np.array([*map(len, rows)], np.int64))
+
+    return encode
+
+
+class Interrupted(Exception):
+    """What the tests raise in the middle."""
+
+
+def interrupting(call: int, *, saved: bool) -> dict[str, Any]:
+    """Arguments for `run` that stop it at the `call`-th batch.
+
+    Args:
+        call: from 1.
+        saved: stop it by an error, after which what there is is recorded; else as a crash would, without that.
+    """
+    calls = 0
+
+    def fail() -> None:
+        nonlocal calls
+        calls += 1
+        if calls == call:
+            raise Interrupted
+
+    def encode(texts: Sequence[str]) -> list[list[int]]:
+        fail()
+        return encode_batch(texts)
+
+    return {"encode_batch": encode} if saved else {"on_progress": lambda tally: fail()}
+
+
+def run(
+    documents: Sequence[Document],
+    out: Path,
+    *,
+    encode_batch: Callable[[Sequence[str]], list[list[int]]] = encode_batch,
+    **changes: Any,
+) -> Manifest:
     arguments: dict[str, Any] = {
-        "encode_batch": encode_batch,
+        "encode": encoder(encode_batch),
         "tokenizer": BYTES,
         "out": out,
         "val_fraction": 0.3,

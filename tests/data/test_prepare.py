@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data_helpers import BYTES, EOS, encode_batch, run, stories, texts_of
+from data_helpers import BYTES, EOS, encode_batch, encoder, run, stories, texts_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -20,6 +20,7 @@ from smalllm.data.shards import (
     read_manifest,
     verify_shards,
 )
+from smalllm.data.summary import Tally
 from smalllm.errors import ConfigError, DataError
 
 
@@ -139,12 +140,13 @@ def test_floor_needs_every_val_document(tmp_path: Path) -> None:
 
 
 def test_progress_counts_what_is_in_the_manifest(tmp_path: Path, small_batches: None) -> None:
-    told: list[tuple[int, int, int]] = []
-    manifest = run(stories(50), tmp_path, on_progress=lambda *totals: told.append(totals))
-    splits = manifest.splits.values()
-    assert told == sorted(told)
-    assert len(told) > 10
-    assert told[-1] == tuple(sum(getattr(s, name) for s in splits) for name in ("documents", "text_bytes", "tokens"))
+    told: list[Tally] = []
+    manifest = run(stories(50), tmp_path, on_progress=told.append)
+    names = ("documents", "text_bytes", "tokens")
+    counts = [tuple(getattr(tally, name) for name in names) for tally in told]
+    assert counts == sorted(counts)
+    assert len(counts) > 10
+    assert counts[-1] == tuple(sum(getattr(s, name) for s in manifest.splits.values()) for name in names)
 
 
 def test_memory_does_not_grow_with_the_data(tmp_path: Path, small_batches: None) -> None:
@@ -165,7 +167,7 @@ def test_memory_does_not_grow_with_the_data(tmp_path: Path, small_batches: None)
 
     prepare_shards(
         documents,
-        encode_batch=encode,
+        encode=encoder(encode),
         tokenizer=BYTES,
         out=tmp_path,
         val_fraction=0.3,

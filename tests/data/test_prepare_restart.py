@@ -1,11 +1,12 @@
 """Interruptions of a preparation: the same call ends with the same bytes, or says why it cannot."""
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
-from data_helpers import contents, encode_batch, run, stories
+from data_helpers import Interrupted, contents, encode_batch, interrupting, run, stories
 
 from smalllm.data import pieces
 from smalllm.data.document import Document
@@ -20,38 +21,29 @@ def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pieces, "BATCH_BYTES", 100)
 
 
-class Interrupted(Exception):
-    """What the tests raise in the middle."""
-
-
 def failing_at(call: int) -> Callable[[Sequence[str]], list[list[int]]]:
     """An encode_batch whose `call`-th call raises."""
-    calls = 0
-
-    def encode(texts: Sequence[str]) -> list[list[int]]:
-        nonlocal calls
-        calls += 1
-        if calls == call:
-            raise Interrupted
-        return encode_batch(texts)
-
-    return encode
+    found: Callable[[Sequence[str]], list[list[int]]] = interrupting(call, saved=True)["encode_batch"]
+    return found
 
 
+@pytest.mark.parametrize("saved", [True, False])
 @pytest.mark.parametrize("shard_tokens", [150, 10_000])
-def test_any_interruption_leaves_the_same_bytes(tmp_path: Path, small_batches: None, shard_tokens: int) -> None:
+def test_any_interruption_leaves_the_same_bytes(
+    tmp_path: Path, small_batches: None, shard_tokens: int, saved: bool
+) -> None:
     documents = [Document(d.text, d.origin, log_prob=-0.1, final=d.final) for d in stories(40)]
     expected = run(documents, tmp_path / "whole", shard_tokens=shard_tokens)
     n_interrupted = 0
     while True:
         out = tmp_path / f"cut-{n_interrupted}"
         try:
-            run(documents, out, shard_tokens=shard_tokens, encode_batch=failing_at(n_interrupted + 1))
+            run(documents, out, shard_tokens=shard_tokens, **interrupting(n_interrupted + 1, saved=saved))
             break
         except Interrupted:
             n_interrupted += 1
-        # A restart may be interrupted as well.
-        with pytest.raises(Interrupted):
+        # A restart may be interrupted as well, unless nothing is left to encode.
+        with suppress(Interrupted):
             run(documents, out, shard_tokens=shard_tokens, encode_batch=failing_at(1))
         assert run(documents, out, shard_tokens=shard_tokens) == expected
         assert contents(out) == contents(tmp_path / "whole")
@@ -71,6 +63,27 @@ def test_repeated_interruptions_still_get_there(tmp_path: Path, small_batches: N
             n_failed += 1
     assert n_failed > 10
     assert contents(tmp_path / "cut") == contents(tmp_path / "whole")
+
+
+def test_an_error_keeps_all_that_came_before_it(tmp_path: Path, small_batches: None) -> None:
+    """Not only what was recorded by the way: the next process begins with the text that failed."""
+    with pytest.raises(Interrupted):
+        run(stories(60), tmp_path, shard_tokens=10**6, encode_batch=failing_at(20))
+    seen: list[str] = []
+
+    def noting(texts: Sequence[str]) -> list[list[int]]:
+        seen.extend(texts)
+        return encode_batch(texts)
+
+    run(stories(60), tmp_path, shard_tokens=10**6, encode_batch=noting)
+    texts = [document.text for document in stories(60)]
+    assert seen == texts[-len(seen) :] and 0 < len(seen) < len(texts) - 20
+    # The partner: a crash keeps less.
+    seen.clear()
+    with pytest.raises(Interrupted):
+        run(stories(60), tmp_path / "crash", shard_tokens=10**6, **interrupting(20, saved=False))
+    run(stories(60), tmp_path / "crash", shard_tokens=10**6, encode_batch=noting)
+    assert seen == texts
 
 
 def test_finished_shards_are_not_made_again(tmp_path: Path, small_batches: None) -> None:

@@ -1,8 +1,9 @@
 """The verbs of smalllm as functions: what the command line calls and `import smalllm` offers."""
 
-from smalllm.api.data import prepare
+from smalllm.api.cluster import merge_parts, shard_writer
 from smalllm.api.inspect import inspect_data as inspect
 from smalllm.api.interop import export, import_model
+from smalllm.api.preparation import prepare
 from smalllm.api.quickstart import quickstart
 from smalllm.api.runs import train
 from smalllm.api.scores import evaluate
@@ -19,10 +20,12 @@ __all__ = [
     "inspect",
     "load_recipe",
     "load_run",
+    "merge_parts",
     "override",
     "prepare",
     "quickstart",
     "recipe_names",
     "report",
+    "shard_writer",
     "train",
 ]

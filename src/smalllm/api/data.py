@@ -1,32 +1,34 @@
-"""`prepare`: from a source to shards. Wires sources, tokenizers and the shard writer together."""
+"""Where text comes from, and what a data directory holds: what `prepare` and `train` need to know of data."""
 
 import os
 import platform
 import shlex
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from smalllm.api.foreign import load_foreign, tokenizer_facts
+from smalllm.api.foreign import load_foreign
 from smalllm.config import DataConfig, RunConfig, TokenizerConfig, field_names
-from smalllm.data.document import Document
+from smalllm.data.document import Document, Reading
 from smalllm.data.download import fetch_url
 from smalllm.data.foreign import is_foreign
 from smalllm.data.foreign_formats import SUFFIXES
 from smalllm.data.manifest import Manifest, read_manifest
-from smalllm.data.pieces import assign_splits
-from smalllm.data.prepare import prepare_shards
 from smalllm.data.sources import expand_files, read_files, read_python_library, read_whole_text
 from smalllm.data.stories import fingerprint, stories
 from smalllm.errors import ConfigError, DataError, TokenizerError
-from smalllm.problems import check
 from smalllm.protocols import Progress, Silent, Tokenizer
 from smalllm.recipes import load_recipe
-from smalllm.tokenizers import build_tokenizer, load_tokenizer, save_tokenizer
+from smalllm.tokenizers import load_tokenizer
 
 STORIES_SEED = 2024
 _NOT_PREPARED = ("packing", "document_mask")  # how prepared tokens are read
+
+Documents = Callable[..., Iterable[Document]]
+"""Gives the documents of a source, each call from the first one; takes a `Reading` to keep up, or nothing."""
+
 _RECORD_SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
 
 
@@ -35,57 +37,26 @@ def data_path(config: RunConfig) -> Path:
     return Path(config.data.path or f"data/{config.recipe}")
 
 
-def prepare(config: RunConfig, *, out: Path | None = None, progress: Progress | None = None) -> Manifest:
-    """Turn text into a tokenizer and memory-mapped shards.
-
-    Running it again continues after a kill, and returns at once when everything is there.
+def open_source(data: DataConfig, *, part: tuple[int, int] | None = None) -> tuple[Documents, dict[str, Any]]:
+    """The documents of a configuration, and what the manifest says of the source.
 
     Args:
-        config: its `[data]` and `[tokenizer]` say what to read.
-        out: the data directory; absent: `data_path(config)`.
-        progress: who is told how it goes.
+        data: of the configuration.
+        part: (i, n) for the files i, i + n, i + 2n, … of `data.files`; None for all of the source.
 
     Raises:
-        ConfigError: the configuration has problems.
-        DataError: the text or the directory cannot be used.
-        TokenizerError: the tokenizer cannot be built from this text.
-    """
-    check(config)
-    out, progress = out or data_path(config), progress or Silent()
-    documents, source = open_source(config.data)
-    tokenizer = _tokenizer(config, out, documents, progress)
-    progress.begin(f"preparing {out}", total=0)
-    try:
-        return prepare_shards(
-            documents,
-            encode_batch=tokenizer.encode_batch,
-            tokenizer=tokenizer_facts(tokenizer),
-            out=out,
-            val_fraction=config.data.val_fraction,
-            shard_tokens=config.data.shard_tokens,
-            source=source,
-            on_progress=lambda n_documents, text_bytes, tokens: progress.advance(
-                n_documents, f"{text_bytes / 1e6:.1f} MB, {tokens:,} tokens"
-            ),
-        )
-    finally:
-        progress.end()
-
-
-def open_source(data: DataConfig) -> tuple[Callable[[], Iterable[Document]], dict[str, Any]]:
-    """The documents of a configuration, each call from the first one, and what the manifest says of the source.
-
-    Raises:
-        ConfigError: the source cannot be read by this version.
+        ConfigError: the source cannot be read by this version, or not in so many parts.
         DataError: files are missing.
     """
     if data.files:
-        return _open_files(data, expand_files(data.files))
+        return _open_files(data, expand_files(data.files), part=part)
+    if part is not None:
+        raise ConfigError(f"only files can be prepared in parts, not {data.source}: name them with --data.files")
     if data.source == "stories":
         facts = {"kind": "stories", "seed": STORIES_SEED, "stories": data.stories, "grammar": fingerprint()}
-        return lambda: _tell(data.stories), facts
+        return partial(_tell, data.stories), facts
     if data.source == "python":
-        return read_python_library, {"kind": "python", "python": platform.python_version()}
+        return lambda _=None: read_python_library(), {"kind": "python", "python": platform.python_version()}
     if data.source == "url":
         assert data.url is not None
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "smalllm"
@@ -173,58 +144,43 @@ def _quoted(word: str) -> str:
     return f"$'{''.join(plain)}'"
 
 
-def _training_texts(documents: Iterable[Document], *, val_fraction: float) -> Iterator[str]:
-    """What a tokenizer may learn from: everything but the held-out documents."""
-    pieces = assign_splits(documents, val_fraction=val_fraction, split=None)
-    return (piece.document.text for piece in pieces if piece.split == "train")
-
-
-def _tell(n_stories: int) -> Iterator[Document]:
+def _tell(n_stories: int, reading: Reading | None = None) -> Iterator[Document]:
     for index, told in enumerate(stories(STORIES_SEED, n_stories)):
+        if reading is not None:
+            reading.total_bytes, reading.file_bytes = n_stories, index
         yield Document(text=told.text, origin=f"stories:{index}", log_prob=told.log_prob)
 
 
-def _open_files(data: DataConfig, files: list[Path]) -> tuple[Callable[[], Iterable[Document]], dict[str, Any]]:
+def _open_files(
+    data: DataConfig, files: list[Path], *, part: tuple[int, int] | None = None
+) -> tuple[Documents, dict[str, Any]]:
     val_files = expand_files(data.val_files) if data.val_files else []
     facts: dict[str, Any] = {"kind": "files", "files": [_file_facts(f) for f in files]}
     if data.separator is not None:
         facts["separator"] = data.separator
     if val_files:
         facts["val_files"] = [_file_facts(f) for f in val_files]
-    is_one_text = len(files) == 1 and not files[0].name.endswith(_RECORD_SUFFIXES) and data.separator is None
-    if is_one_text and not val_files:
-        return lambda: read_whole_text(files[0], val_fraction=data.val_fraction), facts
+    is_plain = data.separator is None and not files[0].name.endswith(_RECORD_SUFFIXES)
+    is_one_text = is_plain and len(files) == 1 and part is None
+    split = "train" if val_files else None
+    if part is not None:
+        task, n_tasks = part
+        if n_tasks > len(files):
+            raise ConfigError(f"{len(files)} files cannot be prepared in {n_tasks} parts; at most one part a file")
+        files, val_files = files[task::n_tasks], val_files[task::n_tasks]
+        facts |= {"task": task, "tasks": n_tasks}
 
-    def read(some: list[Path], split: str | None) -> Iterable[Document]:
-        return read_files(some, separator=data.separator, text_column=data.text_column, split=split)
+    def read(reading: Reading | None = None) -> Iterable[Document]:
+        if reading is not None:
+            reading.total_bytes = sum(file.stat().st_size for file in (*files, *val_files))
+        if is_one_text and split is None:
+            return read_whole_text(files[0], val_fraction=data.val_fraction, reading=reading)
+        some = partial(read_files, separator=data.separator, text_column=data.text_column, reading=reading)
+        return chain(some(files, split=split), some(val_files, split="val"))
 
-    if val_files:
-        return lambda: chain(read(files, "train"), read(val_files, "val")), facts
-    return lambda: read(files, None), facts
+    return read, facts
 
 
 def _file_facts(path: Path) -> dict[str, Any]:
     """Name and size: enough to notice that a file changed between two calls, and the same on every machine."""
     return {"name": path.name, "bytes": path.stat().st_size}
-
-
-def _tokenizer(
-    config: RunConfig, out: Path, documents: Callable[[], Iterable[Document]], progress: Progress
-) -> Tokenizer:
-    """The tokenizer of an interrupted preparation, else a new one, saved before any shard is."""
-    saved = out / "tokenizer"
-    if (out / ".prepare.json").exists() and saved.exists():
-        return load_tokenizer(saved)
-    asked = config.tokenizer
-    path = Path(asked.path) if asked.path else None
-    if path is None and asked.kind in ("sentencepiece", "huggingface"):
-        progress.say(f"training a {asked.kind} tokenizer of {asked.vocab_size:,} tokens on the text")
-    tokenizer = build_tokenizer(
-        asked.kind,
-        vocab_size=asked.vocab_size,
-        path=path,
-        texts=lambda: _training_texts(documents(), val_fraction=config.data.val_fraction),
-    )
-    if not (out / "manifest.json").exists():  # a finished directory is compared, not changed
-        save_tokenizer(tokenizer, saved)
-    return tokenizer

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from smalllm import runtime
-from smalllm.api.data import prepare
+from smalllm.api.preparation import prepare
 from smalllm.api.runs import train
 from smalllm.config import RunConfig
 from smalllm.errors import ConfigError

@@ -23,6 +23,7 @@ COMMANDS = {
     "generate": "write text with a run",
     "export": "write a run for Hugging Face transformers or llama.cpp",
     "import": "make a run of a Hugging Face checkpoint",
+    "bench": "measure speed against peers, alternating in one call",
     "report": "draw a run's plots and its page",
     "doctor": "show what this machine is and can do",
 }

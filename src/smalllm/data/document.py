@@ -20,3 +20,25 @@ class Document:
     split: str | None = None
     log_prob: float | None = None
     final: bool = True
+
+
+@dataclass(slots=True)
+class Reading:
+    """How far the readers have come, kept up by them for whoever tells the user how long it will take.
+
+    Attributes:
+        total_bytes: size of the files as they lie on disk, or another measure of the whole; 0: not known.
+        before_bytes: those of the files that were read to their end.
+        file_bytes: how far the file in hand has been read.
+    """
+
+    total_bytes: int = 0
+    before_bytes: int = 0
+    file_bytes: int = 0
+
+    @property
+    def share(self) -> float | None:
+        """How much has been read [0 to 1]; None where it is not known."""
+        if not self.total_bytes:
+            return None
+        return min(1.0, (self.before_bytes + self.file_bytes) / self.total_bytes)

@@ -1,12 +1,12 @@
 """From a stream of documents to batches of token ids, each known to be of train or of val.
 
-Private to `prepare.py`. Nothing is written here, and nothing is kept but one batch.
+Private to `prepare.py`. Nothing is written here, and nothing is kept but a batch.
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import chain, islice, pairwise
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,21 +14,37 @@ from numpy.typing import NDArray
 from smalllm.data.document import Document
 from smalllm.data.manifest import TokenizerFacts
 from smalllm.errors import DataError
+from smalllm.protocols import Encoded
 
-BATCH_BYTES = 4 << 20
-
-EncodeBatch = Callable[[Sequence[str]], list[list[int]]]
+BATCH_BYTES = 1 << 20
 
 
 class Piece(NamedTuple):
-    """A document, or a part of one, with the split it goes to and its UTF-8 length [bytes]."""
+    """A document, or a part of one, in UTF-8 and with the split it goes to.
 
-    document: Document
+    `number` counts the pieces of the source from 0, and `dropped` the duplicates among the documents before this one.
+    """
+
+    raw: bytes
+    origin: str
     split: str
-    text_bytes: int
+    final: bool
+    log_prob: float | None
+    number: int
+    dropped: int = 0
 
 
-def assign_splits(documents: Iterable[Document], *, val_fraction: float, split: str | None) -> Iterator[Piece]:
+class Batch(NamedTuple):
+    """The token ids of consecutive pieces: `ids` one after the other, `lengths` of each piece, its end included."""
+
+    pieces: list[Piece]
+    ids: NDArray[Any]
+    lengths: NDArray[np.int64]
+
+
+def assign_splits(
+    documents: Iterable[Document], *, val_fraction: float, split: str | None, start: int = 0
+) -> Iterator[Piece]:
     """Give every document its split: its own, or val if the hash of its text is below `val_fraction`, else
     train.
 
@@ -36,11 +52,12 @@ def assign_splits(documents: Iterable[Document], *, val_fraction: float, split: 
         documents: complete documents, or consecutive pieces of them, of which the first decides for all.
         val_fraction: share of the hashes that go to val.
         split: where the first of `documents` goes if it continues a document that began before, else None.
+        start: how many pieces came before.
 
     Raises:
         DataError: a text that has no UTF-8 form.
     """
-    for document in documents:
+    for number, document in enumerate(documents, start):
         try:
             raw = document.text.encode()
         except UnicodeEncodeError as error:
@@ -50,7 +67,7 @@ def assign_splits(documents: Iterable[Document], *, val_fraction: float, split: 
             ) from None
         if split is None:
             split = document.split or split_by_hash(raw, val_fraction)
-        yield Piece(document, split, len(raw))
+        yield Piece(raw, document.origin, split, document.final, document.log_prob, number)
         if document.final:
             split = None
 
@@ -83,7 +100,7 @@ def batch_pieces(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:
     for piece in pieces:
         batch.append(piece)
         # One more byte each, so that even empty texts fill a batch.
-        size_bytes += piece.text_bytes + 1
+        size_bytes += len(piece.raw) + 1
         if size_bytes >= BATCH_BYTES:
             yield batch
             batch, size_bytes = [], 0
@@ -91,26 +108,30 @@ def batch_pieces(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:
         yield batch
 
 
-def encode_pieces(
-    batch: Sequence[Piece], encode_batch: EncodeBatch, *, tokenizer: TokenizerFacts
-) -> list[NDArray[np.int64]]:
-    """The token ids of each piece, with the end-of-document id after each piece that ends a document.
+def end_documents(pieces: list[Piece], encoded: Encoded, *, tokenizer: TokenizerFacts) -> Batch:
+    """Put the end-of-document id after each piece that ends a document.
 
     Raises:
-        DataError: `encode_batch` gave an id that is not in 0 … vocab_size - 1.
+        DataError: an id is not in 0 … vocab_size - 1.
     """
-    encoded = encode_batch([piece.document.text for piece in batch])
-    rows = [
-        [*ids, tokenizer.eos_id] if piece.document.final else ids for piece, ids in zip(batch, encoded, strict=True)
-    ]
-    # One array for the whole batch, cut into views: an array per document costs more than all the rest here.
-    flat = np.fromiter(chain.from_iterable(rows), np.int64, count=sum(map(len, rows)))
-    borders = np.cumsum([0, *map(len, rows)]).tolist()
-    if flat.size and (flat.min() < 0 or flat.max() >= tokenizer.vocab_size):
-        wrong = int(np.flatnonzero((flat < 0) | (flat >= tokenizer.vocab_size))[0])
-        origin = batch[int(np.searchsorted(borders, wrong, side="right")) - 1].document.origin
+    ids, lengths = encoded
+    borders = np.cumsum(lengths)
+    if len(ids) and (ids.min() < 0 or ids.max() >= tokenizer.vocab_size):
+        wrong = int(np.flatnonzero((ids < 0) | (ids >= tokenizer.vocab_size))[0])
+        origin = pieces[int(np.searchsorted(borders, wrong, side="right"))].origin
         raise DataError(
-            f"{origin}: the tokenizer gave id {flat[wrong]}; expected ids below its vocab_size, "
+            f"{origin}: the tokenizer gave id {ids[wrong]}; expected ids below its vocab_size, "
             f"{tokenizer.vocab_size}. Rebuild the tokenizer: its files do not belong together."
         )
-    return [flat[start:stop] for start, stop in pairwise(borders)]
+    final = np.fromiter((piece.final for piece in pieces), bool, count=len(pieces))
+    wide = ids.astype(np.uint32, copy=False)
+    return Batch(pieces, np.insert(wide, borders[final], tokenizer.eos_id), lengths + final)
+
+
+def part_of(batch: Batch, split: str) -> Batch:
+    """What of a batch goes to one split."""
+    kept = np.fromiter((piece.split == split for piece in batch.pieces), bool, count=len(batch.pieces))
+    if kept.all():
+        return batch
+    pieces = [piece for piece, is_kept in zip(batch.pieces, kept, strict=True) if is_kept]
+    return Batch(pieces, batch.ids[np.repeat(kept, batch.lengths)], batch.lengths[kept])

@@ -1,71 +1,53 @@
 """Turns documents into shards: encode, mark the end of each document, split into train and val, write.
 
 Memory stays bounded by a few megabytes of text, whatever the size of the data. Progress is saved whenever a
-shard is finished and every 64 MB of text; after a crash the same call continues from there, and ends with the
-same bytes as a call that was never interrupted. Where documents come from is `sources.py`; what encodes them
-is an argument.
+shard is finished, every 64 MB of text, and when something goes wrong; the same call continues from there, and
+ends with the same bytes as a call that was never interrupted. Where documents come from is `sources.py`; what
+encodes them, here or in other processes, is an argument.
 """
 
-import errno
-import fcntl
 import json
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, suppress
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from smalllm.data.dedup import Deduplicator
+from smalllm.data.directory import begin, clear, complete, finished_manifest, full_disk_told, sole_writer
 from smalllm.data.document import Document
-from smalllm.data.manifest import (
-    MANIFEST_NAME,
-    PROGRESS_NAME,
-    Floor,
-    Manifest,
-    Split,
-    TokenizerFacts,
-    dtype_for,
-    read_manifest,
-    write_manifest,
-)
-from smalllm.data.pieces import EncodeBatch, Piece, assign_splits, batch_pieces, encode_pieces, skip_pieces
-from smalllm.data.progress import Progress, differences, read_progress, write_progress
-from smalllm.data.shards import check_sizes
-from smalllm.data.writer import SplitWriter, remove_shards, shard_paths
-from smalllm.errors import ConfigError, DataError
+from smalllm.data.manifest import Manifest, Split, TokenizerFacts, dtype_for
+from smalllm.data.pieces import Batch, Piece, assign_splits, batch_pieces, end_documents, part_of, skip_pieces
+from smalllm.data.progress import Progress, write_progress
+from smalllm.data.summary import Tally, count_batch, end_open
+from smalllm.data.writer import SplitWriter
+from smalllm.errors import ConfigError, DataError, EncodingError
+from smalllm.protocols import EncodeAll
 
 PROGRESS_BYTES = 64 << 20
-_LOCK_NAME = ".prepare.lock"
 
 Documents = Callable[[], Iterable[Document]]
-OnProgress = Callable[[int, int, int], None]
-
-
-class _Totals(NamedTuple):
-    """What both writers have taken so far, and how many files they have finished."""
-
-    documents: int
-    text_bytes: int
-    tokens: int
-    files: int
-
-    @classmethod
-    def of(cls, writers: Mapping[str, SplitWriter]) -> "_Totals":
-        return cls(*map(sum, zip(*((*w.totals, w.n_finished) for w in writers.values()), strict=True)))
+OnProgress = Callable[[Tally], None]
 
 
 def prepare_shards(
     documents: Documents,
     *,
-    encode_batch: EncodeBatch,
+    encode: EncodeAll,
     tokenizer: TokenizerFacts,
     out: Path,
     val_fraction: float,
     shard_tokens: int,
     source: Mapping[str, Any],
+    dedup: bool = False,
+    is_partial: NDArray[np.bool_] | None = None,
     on_progress: OnProgress | None = None,
+    is_part: bool = False,
+    redo: bool = False,
 ) -> Manifest:
     """Write the data directory `out` and return its manifest.
 
@@ -75,166 +57,177 @@ def prepare_shards(
     pieces follows its first piece.
 
     A directory that already holds the result of the same call is returned as it is; the same call is one with
-    the same tokenizer, val_fraction, shard_tokens and source, the last of which must therefore identify the
-    text.
+    the same tokenizer, val_fraction, shard_tokens, dedup and source, the last of which must therefore identify
+    the text.
 
     Args:
         documents: starts the documents from the first, the same ones in the same order at each call.
-        encode_batch: texts to token ids, without end-of-document tokens; must encode each text by itself.
+        encode: batches of texts to token ids, without end-of-document tokens; must encode each text by itself.
         tokenizer: of which the end-of-document id is appended to every document.
         out: the directory, created if absent.
         val_fraction: share of the documents without a split of their own that go to val.
         shard_tokens: tokens per file, at most.
         source: what the manifest says of the origin, as JSON values; val_fraction and shard_tokens are added.
-        on_progress: called after every batch with documents, bytes of text and tokens so far.
+        dedup: leave out documents whose whole text came before.
+        is_partial: for each id, whether it stands for a part of a character; absent: not counted.
+        on_progress: called after every batch with the counts so far.
+        is_part: `out` is a part of a whole (see `parts.py`), so a split may be empty, or both.
+        redo: delete what an earlier call left in `out`, finished or not, and begin at the first document.
 
     Raises:
         ConfigError: shard_tokens is not positive.
         DataError: no documents, none for one of the splits, a directory in use or with other data in it, an
-            id that the tokenizer cannot have, or a full disk.
+            id that the tokenizer cannot have, a text it cannot encode, or a full disk.
     """
     if shard_tokens < 1:
         raise ConfigError(
             f"data.shard_tokens is {shard_tokens}; a shard holds at least 1 token. Leave it at its default."
         )
-    asked = {**source, "val_fraction": val_fraction, "shard_tokens": shard_tokens}
+    asked = {**source, "val_fraction": val_fraction, "shard_tokens": shard_tokens} | ({"dedup": True} if dedup else {})
     # As they will be read back: tuples become lists.
     arguments = json.loads(json.dumps({"tokenizer": asdict(tokenizer), "source": asked}))
     # Looked for before the lock is taken, so that finished data on a read-only disk can be used.
-    if (finished := _finished(out, arguments)) is not None:
+    if not redo and (finished := finished_manifest(out, arguments)) is not None:
         return finished
-    try:
+    if is_partial is None:
+        is_partial = np.zeros(tokenizer.vocab_size, dtype=np.bool_)
+    with full_disk_told(out):
         out.mkdir(parents=True, exist_ok=True)
-        with _sole_writer(out):
-            finished = _finished(out, arguments)
-            return finished or _write(documents, encode_batch, out=out, arguments=arguments, on_progress=on_progress)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise DataError(
-            f"{out}: the disk is full ({error.strerror}). The work recorded in {PROGRESS_NAME} is kept, "
-            "finished shards included. Free some space and run the same command again: it continues."
-        ) from error
+        with sole_writer(out):
+            if redo:
+                clear(out)
+            if (finished := finished_manifest(out, arguments)) is not None:
+                return finished
+            splits, progress = _write(documents, encode, out, begin(out, arguments), is_partial, on_progress)
+            return complete(out, tokenizer, splits, progress, is_part=is_part)
+
+
+def tally_documents(
+    documents: Iterable[Document],
+    *,
+    encode: EncodeAll,
+    tokenizer: TokenizerFacts,
+    is_partial: NDArray[np.bool_],
+    seen: Deduplicator | None = None,
+) -> Tally:
+    """Encode documents and count, as `prepare_shards` would; nothing is written.
+
+    Raises:
+        DataError: an id that the tokenizer cannot have, or a text it cannot encode.
+    """
+    progress = Progress({"source": {"val_fraction": 0.0}})
+    for batch in _encoded(documents, encode, progress, seen, tokenizer):
+        progress = _advanced(progress, batch, is_partial)
+    tally = progress.tally if progress.split is None else end_open(progress.tally)
+    return tally if seen is None else replace(tally, duplicates=seen.dropped)
 
 
 def _write(
     documents: Documents,
-    encode_batch: EncodeBatch,
-    *,
+    encode: EncodeAll,
     out: Path,
-    arguments: Mapping[str, Any],
+    progress: Progress,
+    is_partial: NDArray[np.bool_],
     on_progress: OnProgress | None,
-) -> Manifest:
-    progress = _begun(out, arguments)
-    tokenizer, source = TokenizerFacts(**arguments["tokenizer"]), arguments["source"]
-    dtype = dtype_for(tokenizer.vocab_size)
-    writer = partial(SplitWriter, out, dtype=dtype, shard_tokens=source["shard_tokens"])
+) -> tuple[Mapping[str, Split], Progress]:
+    tokenizer, source = TokenizerFacts(**progress.arguments["tokenizer"]), progress.arguments["source"]
     with ExitStack() as stack:
-        writers = {
-            split: stack.enter_context(closing(writer(split=split, state=state)))
-            for split, state in progress.writers.items()
-        }
-        rest = skip_pieces(documents(), progress.pieces)
-        pieces = assign_splits(rest, val_fraction=source["val_fraction"], split=progress.split)
-        saved = _Totals.of(writers)
-        for batch in batch_pieces(pieces):
-            encoded = encode_pieces(batch, encode_batch, tokenizer=tokenizer)
-            for piece, ids in zip(batch, encoded, strict=True):
-                writers[piece.split].add(ids, documents=piece.document.final, text_bytes=piece.text_bytes)
-            progress, now = _advanced(progress, batch), _Totals.of(writers)
-            if now.files > saved.files or now.text_bytes - saved.text_bytes >= PROGRESS_BYTES:
-                write_progress(out, replace(progress, writers={s: w.sync() for s, w in writers.items()}))
-                saved = now
+        writers = _open_writers(stack, out, progress, tokenizer)
+        seen = None
+        if "dedup" in source:
+            seen = stack.enter_context(closing(Deduplicator(out, dropped=progress.tally.duplicates)))
+        batches = _encoded(documents(), encode, progress, seen, tokenizer)
+        saved, n_saved = progress, _n_finished(writers)
+        while True:
+            try:
+                batch = next(batches, None)
+            except BaseException:
+                # Nothing is half done between two batches: what there is can be kept, if the disk allows.
+                with suppress(OSError, DataError):
+                    _save(out, progress, writers, seen)
+                raise
+            if batch is None:
+                break
+            for split, writer in writers.items():
+                writer.add_batch(part_of(batch, split))
+            progress = _advanced(progress, batch, is_partial)
+            grown_bytes = progress.tally.text_bytes - saved.tally.text_bytes
+            if _n_finished(writers) > n_saved or grown_bytes >= PROGRESS_BYTES:
+                _save(out, progress, writers, seen)
+                saved, n_saved = progress, _n_finished(writers)
             if on_progress is not None:
-                on_progress(now.documents, now.text_bytes, now.tokens)
+                on_progress(progress.tally)
         if progress.split is not None:
             # The last document had no final piece: the end of the stream ends it.
             writers[progress.split].add(np.array([tokenizer.eos_id]), documents=1, text_bytes=0)
-        splits = {name: Split(writer.finish()) for name, writer in writers.items()}
-    return _completed(out, tokenizer, splits, source=source, nats=progress.nats)
+            progress = replace(progress, tally=end_open(progress.tally))
+        if seen is not None:
+            progress = replace(progress, tally=replace(progress.tally, duplicates=seen.dropped))
+        return {name: Split(writer.finish()) for name, writer in writers.items()}, progress
 
 
-def _completed(
-    out: Path,
+def _open_writers(
+    stack: ExitStack, out: Path, progress: Progress, tokenizer: TokenizerFacts
+) -> Mapping[str, SplitWriter]:
+    dtype, shard_tokens = dtype_for(tokenizer.vocab_size), progress.arguments["source"]["shard_tokens"]
+    return {
+        split: stack.enter_context(
+            closing(SplitWriter(out, split, dtype=dtype, shard_tokens=shard_tokens, state=state))
+        )
+        for split, state in progress.writers.items()
+    }
+
+
+def _encoded(
+    documents: Iterable[Document],
+    encode: EncodeAll,
+    progress: Progress,
+    seen: Deduplicator | None,
     tokenizer: TokenizerFacts,
-    splits: Mapping[str, Split],
-    *,
-    source: Mapping[str, Any],
-    nats: float | None,
-) -> Manifest:
-    """Write the manifest, or remove the shards if a split is empty: they serve no call that could follow."""
-    n_documents = sum(split.documents for split in splits.values())
-    val = splits["val"]
-    if not all(split.files for split in splits.values()):
-        remove_shards(out)
-        (out / PROGRESS_NAME).unlink()
-        if n_documents == 0:
-            raise DataError("Found no documents. Expected text: look at the source's files, URL and column names.")
-        empty, advice = ("train", "smaller") if val.files else ("val", "larger")
-        raise DataError(
-            f"None of the {n_documents:,} documents went to {empty} with val_fraction "
-            f"{source['val_fraction']}; both splits need some. Set a {advice} data.val_fraction, give the "
-            "validation text apart with data.val_files, or prepare more documents."
-        )
-    floor = None if nats is None else Floor(nats, val.text_bytes, val.documents)
-    manifest = Manifest(tokenizer, splits, source, floor)
-    write_manifest(out, manifest)
-    (out / PROGRESS_NAME).unlink()
-    return manifest
+) -> Iterator[Batch]:
+    """The batches that come after `progress`, encoded; some are read ahead of those that are given."""
+    rest = skip_pieces(documents, progress.pieces)
+    val_fraction = progress.arguments["source"]["val_fraction"]
+    pieces = assign_splits(rest, val_fraction=val_fraction, split=progress.split, start=progress.pieces)
+    if seen is not None:
+        pieces = seen.drop(pieces, inside=progress.split is not None)
+    under_way: deque[list[Piece]] = deque()
 
+    def texts() -> Iterator[list[bytes]]:
+        for batch in batch_pieces(pieces):
+            under_way.append(batch)
+            yield [piece.raw for piece in batch]
 
-def _finished(out: Path, arguments: Mapping[str, Any]) -> Manifest | None:
-    """The manifest that is already there, if these arguments made it."""
-    if not (out / MANIFEST_NAME).exists():
-        return None
-    manifest = read_manifest(out)
-    found = {"tokenizer": asdict(manifest.tokenizer), "source": manifest.source}
-    if different := differences(found, arguments):
-        raise DataError(
-            f"{out}: holds other data, already prepared: {different}. "
-            "Choose another directory with --out, or delete this one to prepare it anew."
-        )
-    for split in manifest.splits.values():
-        check_sizes(out, split.files, dtype=manifest.dtype)
-    if (out / PROGRESS_NAME).exists():
-        # The process that wrote the manifest was stopped before it could do this.
-        (out / PROGRESS_NAME).unlink()
-    return manifest
-
-
-def _begun(out: Path, arguments: Mapping[str, Any]) -> Progress:
-    """The progress to continue from; afterwards the directory holds no shards beyond it."""
-    progress = read_progress(out, arguments)
-    if progress is None:
-        if found := shard_paths(out):
-            raise DataError(
-                f"{out}: holds {found[0].name}, but no {MANIFEST_NAME} or {PROGRESS_NAME} to say what it is; "
-                "expected no shards. Choose another directory with --out, or delete this one."
-            )
-        progress = Progress(arguments)
-        # Before the first shard: from here on the shards in this directory are known to be ours.
-        write_progress(out, progress)
-    remove_shards(out, keep=progress.writers)
-    return progress
-
-
-def _advanced(progress: Progress, batch: list[Piece]) -> Progress:
-    last, nats = batch[-1], progress.nats
-    for piece in batch:
-        if piece.split == "val" and nats is not None:
-            nats = None if piece.document.log_prob is None else nats - piece.document.log_prob
-    split = None if last.document.final else last.split
-    return replace(progress, pieces=progress.pieces + len(batch), split=split, nats=nats)
-
-
-@contextmanager
-def _sole_writer(out: Path) -> Iterator[None]:
-    with (out / _LOCK_NAME).open("ab") as lock:
+    encoded = encode(texts())
+    while True:
         try:
-            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):
+            ids = next(encoded, None)
+        except EncodingError as error:
             raise DataError(
-                f"{out}: another process is preparing data here, and only one can. Wait until it ends, or "
-                "choose another directory with --out."
-            ) from None
-        yield
+                f"{under_way[0][error.index].origin}: the tokenizer could not encode this text ({error}). Remove or "
+                "repair it, or use another tokenizer."
+            ) from error
+        if ids is None:
+            return
+        yield end_documents(under_way.popleft(), ids, tokenizer=tokenizer)
+
+
+def _save(out: Path, progress: Progress, writers: Mapping[str, SplitWriter], seen: Deduplicator | None) -> None:
+    """Wait until the disk has everything up to `progress`, and then `progress` itself."""
+    if seen is not None:
+        seen.commit()
+    write_progress(out, replace(progress, writers={split: writer.sync() for split, writer in writers.items()}))
+
+
+def _n_finished(writers: Mapping[str, SplitWriter]) -> int:
+    return sum(writer.n_finished for writer in writers.values())
+
+
+def _advanced(progress: Progress, batch: Batch, is_partial: NDArray[np.bool_]) -> Progress:
+    last, nats = batch.pieces[-1], progress.nats
+    for piece in batch.pieces:
+        if piece.split == "val" and nats is not None:
+            nats = None if piece.log_prob is None else nats - piece.log_prob
+    split = None if last.final else last.split
+    tally = count_batch(progress.tally, batch, is_partial=is_partial)
+    return replace(progress, pieces=last.number + 1, split=split, nats=nats, tally=tally)

@@ -13,6 +13,7 @@ from typing import Any
 
 from smalllm.data.durable import sync_directory, write_json
 from smalllm.data.manifest import PROGRESS_NAME, SPLITS, ShardFile
+from smalllm.data.summary import Tally, tally_of
 from smalllm.data.writer import SplitState
 from smalllm.errors import DataError
 
@@ -22,7 +23,8 @@ class Progress:
     """What two writers had on disk when `pieces` pieces of documents had been consumed.
 
     `split` is where the rest of a document goes whose last piece has not come yet, else None. `nats` is minus
-    the summed log-probability of the val documents, None once one of them came without.
+    the summed log-probability of the val documents, None once one of them came without. `tally` is what the summary
+    will say.
     """
 
     arguments: Mapping[str, Any]
@@ -30,6 +32,7 @@ class Progress:
     split: str | None = None
     nats: float | None = 0.0
     writers: Mapping[str, SplitState] = field(default_factory=lambda: dict.fromkeys(SPLITS, SplitState()))
+    tally: Tally = field(default_factory=Tally)
 
 
 def write_progress(directory: Path, progress: Progress) -> None:
@@ -49,7 +52,8 @@ def read_progress(directory: Path, arguments: Mapping[str, Any]) -> Progress | N
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         writers = {split: _state(found["writers"][split]) for split in SPLITS}
-        progress = Progress(found["arguments"], found["pieces"], found["split"], found["nats"], writers)
+        tally = tally_of(found["tally"])
+        progress = Progress(found["arguments"], found["pieces"], found["split"], found["nats"], writers, tally)
     except FileNotFoundError:
         return None
     except (ValueError, TypeError, KeyError):
@@ -65,15 +69,15 @@ def read_progress(directory: Path, arguments: Mapping[str, Any]) -> Progress | N
     return progress
 
 
-def differences(found: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
-    """Where two nested mappings differ, for an error message; empty if they are equal."""
+def differences(found: Mapping[str, Any], asked: Mapping[str, Any], *, other: str = "asked for") -> str:
+    """Where two nested mappings differ, for an error message; empty if they are equal. `other` names `asked`."""
     told = []
     for key in [*found, *(key for key in asked if key not in found)]:
         there, here = found.get(key), asked.get(key)
         if isinstance(there, dict) and isinstance(here, dict):
-            told += [f"{key}.{inner}" for inner in [differences(there, here)] if inner]
+            told += [f"{key}.{inner}" for inner in [differences(there, here, other=other)] if inner]
         elif there != here:
-            told.append(f"{key} is {json.dumps(there)[:80]}, asked for {json.dumps(here)[:80]}")
+            told.append(f"{key} is {json.dumps(there)[:80]}, {other} {json.dumps(here)[:80]}")
     return "; ".join(told)
 
 

@@ -39,6 +39,7 @@ __all__ = [
     "check_sizes",
     "open_split",
     "read_manifest",
+    "verify_files",
     "verify_shards",
     "write_manifest",
 ]
@@ -200,12 +201,21 @@ def verify_shards(directory: Path, manifest: Manifest) -> None:
         DataError: a file is missing, or is not byte for byte what was written; the first such file is named.
     """
     for split in manifest.splits.values():
-        check_sizes(directory, split.files, dtype=manifest.dtype)
-        for file in split.files:
-            with (directory / file.name).open("rb") as stream:
-                found = hashlib.file_digest(stream, "sha256").hexdigest()
-            if found != file.sha256:
-                raise DataError(
-                    f"{directory / file.name}: the file was altered: its sha256 is {found}; "
-                    f"expected {file.sha256}. {_ADVICE}"
-                )
+        verify_files(directory, split.files, dtype=manifest.dtype)
+
+
+def verify_files(directory: Path, files: Sequence[ShardFile], *, dtype: str) -> None:
+    """Compare size and sha256 of every file with what they should be.
+
+    Raises:
+        DataError: as for `verify_shards`.
+    """
+    check_sizes(directory, files, dtype=dtype)
+    for file in files:
+        with (directory / file.name).open("rb") as stream:
+            found = hashlib.file_digest(stream, "sha256").hexdigest()
+        if found != file.sha256:
+            raise DataError(
+                f"{directory / file.name}: the file was altered: its sha256 is {found}; "
+                f"expected {file.sha256}. {_ADVICE}"
+            )

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from smalllm.data.document import Document
+from smalllm.data.document import Document, Reading
 from smalllm.data.record_files import read_json_lines, read_parquet
 from smalllm.data.text_files import find_cut, read_text
 from smalllm.errors import DataError
@@ -60,7 +60,12 @@ def expand_files(patterns: Sequence[str]) -> list[Path]:
 
 
 def read_files(
-    files: Sequence[Path], *, separator: str | None, text_column: str = "text", split: str | None = None
+    files: Sequence[Path],
+    *,
+    separator: str | None,
+    text_column: str = "text",
+    split: str | None = None,
+    reading: Reading | None = None,
 ) -> Iterator[Document]:
     """The documents of text, JSON Lines and Parquet files, in order, told apart by suffix.
 
@@ -70,20 +75,23 @@ def read_files(
             around it belong to neither. None makes each text file one document.
         text_column: the JSON key or Parquet column that holds the text.
         split: train or val, passed on.
+        reading: told how far it has come, file by file; what it was told before stays.
 
     Raises:
         DataError: a file that is missing, empty, damaged, not UTF-8 or without that column, and where.
     """
     for path in files:
         n_documents = 0
-        for document in _read_file(path, separator=separator, text_column=text_column):
+        for document in _read_file(path, separator=separator, text_column=text_column, reading=reading):
             yield document if split is None else replace(document, split=split)
             n_documents += 1
+        if reading is not None:
+            reading.before_bytes, reading.file_bytes = reading.before_bytes + path.stat().st_size, 0
         if n_documents == 0:
             raise DataError(f"{path} holds no text; expected at least one document. Remove it from the files")
 
 
-def read_whole_text(path: Path, *, val_fraction: float) -> Iterator[Document]:
+def read_whole_text(path: Path, *, val_fraction: float, reading: Reading | None = None) -> Iterator[Document]:
     """One text without document boundaries: its first part to train on, the last `val_fraction` to validate.
 
     The cut is after the last newline before that point, or between two characters where there is none near.
@@ -91,6 +99,7 @@ def read_whole_text(path: Path, *, val_fraction: float) -> Iterator[Document]:
     Args:
         path: a UTF-8 text file.
         val_fraction: share of the bytes that goes to validation, from 0 to below 1.
+        reading: told how far it has come.
 
     Raises:
         DataError: the file is missing, empty, packed, binary or not UTF-8, and where.
@@ -101,7 +110,7 @@ def read_whole_text(path: Path, *, val_fraction: float) -> Iterator[Document]:
     cut_bytes = find_cut(path, at_bytes=end_bytes - round(end_bytes * val_fraction)) if val_fraction else end_bytes
     n_documents = 0
     for split, start, stop in (("train", 0, cut_bytes), ("val", cut_bytes, end_bytes)):
-        for document in read_text(path, separator=None, start_bytes=start, stop_bytes=stop):
+        for document in read_text(path, separator=None, start_bytes=start, stop_bytes=stop, reading=reading):
             n_documents += 1
             yield replace(document, split=split)
     if n_documents == 0:
@@ -137,14 +146,14 @@ def read_python_library() -> Iterator[Document]:
         )
 
 
-def _read_file(path: Path, *, separator: str | None, text_column: str) -> Iterator[Document]:
+def _read_file(path: Path, *, separator: str | None, text_column: str, reading: Reading | None) -> Iterator[Document]:
     _size_bytes(path)
     suffix = path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
     if suffix in (".jsonl", ".ndjson"):
-        return read_json_lines(path, text_column=text_column)
+        return read_json_lines(path, text_column=text_column, reading=reading)
     if suffix == ".parquet":
-        return read_parquet(path, text_column=text_column)
-    return read_text(path, separator=separator)
+        return read_parquet(path, text_column=text_column, reading=reading)
+    return read_text(path, separator=separator, reading=reading)
 
 
 def _size_bytes(path: Path) -> int:

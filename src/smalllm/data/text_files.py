@@ -12,8 +12,9 @@ from contextlib import contextmanager
 from dataclasses import replace
 from io import BufferedReader
 from pathlib import Path
+from typing import Any
 
-from smalllm.data.document import Document
+from smalllm.data.document import Document, Reading
 from smalllm.errors import DataError
 
 BLOCK_BYTES = 1 << 20
@@ -32,6 +33,7 @@ def read_text(
     stop_bytes: int | None = None,
     block_bytes: int = BLOCK_BYTES,
     max_part_characters: int = MAX_PART_CHARACTERS,
+    reading: Reading | None = None,
 ) -> Iterator[Document]:
     """The documents of one text file; `.gz` is unpacked.
 
@@ -42,13 +44,25 @@ def read_text(
         stop_bytes: where to end; None reads to the end of the file.
         block_bytes: how much is read at a time.
         max_part_characters: a longer document comes in parts, `final=False` on all but the last.
+        reading: told how far it has come.
 
     Raises:
         DataError: the file cannot be read, is damaged, binary or not UTF-8, and at which byte.
     """
-    blocks = _decoded(path, start_bytes=start_bytes, stop_bytes=stop_bytes, block_bytes=block_bytes)
     name = origin_name(path)
-    for number, text, final in split_documents(blocks, separator=separator, max_part_characters=max_part_characters):
+    n_decoded = n_given = position_bytes = 0
+
+    def blocks() -> Iterator[str]:
+        nonlocal n_decoded, position_bytes
+        for text, at_bytes in _decoded(path, start_bytes, stop_bytes, block_bytes):
+            n_decoded, position_bytes = n_decoded + len(text), at_bytes
+            yield text
+
+    for number, text, final in split_documents(blocks(), separator=separator, max_part_characters=max_part_characters):
+        if reading is not None:
+            # Of the block in hand, what has been given away: a short text is not the whole block.
+            n_given += len(text) + len(separator or "")
+            reading.file_bytes = start_bytes + (position_bytes - start_bytes) * min(n_given, n_decoded) // n_decoded
         yield Document(text, name if separator is None else f"{name}:{number}", final=final)
 
 
@@ -114,13 +128,27 @@ def find_cut(path: Path, *, at_bytes: int, block_bytes: int = BLOCK_BYTES) -> in
 @contextmanager
 def open_data(path: Path) -> Iterator[gzip.GzipFile | BufferedReader]:
     """Open a file for reading, unpacked where it ends in `.gz`; what goes wrong becomes a `DataError`."""
+    position_bytes = 0
     try:
         with gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb") as file:
-            yield file
+            try:
+                yield file
+            finally:
+                position_bytes = file.tell()
     except (gzip.BadGzipFile, zlib.error, EOFError) as error:
-        raise DataError(f"{path} is not a whole gzip file ({error}); fetch or pack it again") from error
+        raise DataError(
+            f"{path} is not a whole gzip file (after byte {position_bytes} of its text: {error}); "
+            "fetch or pack it again"
+        ) from error
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror or error}); check --data.files") from error
+
+
+def position_on_disk(file: gzip.GzipFile | BufferedReader) -> int:
+    """How far an open file has been read [bytes of the file as it lies on disk, unpacked or not]."""
+    raw: Any = file.fileobj if isinstance(file, gzip.GzipFile) else file
+    position: int = raw.tell()
+    return position
 
 
 def origin_name(path: Path) -> str:
@@ -181,7 +209,8 @@ def _cut_position(text: str, limit: int) -> int:
     return 0 if n_leading == len(text) else max(limit, n_leading + 1)
 
 
-def _decoded(path: Path, *, start_bytes: int, stop_bytes: int | None, block_bytes: int) -> Iterator[str]:
+def _decoded(path: Path, start_bytes: int, stop_bytes: int | None, block_bytes: int) -> Iterator[tuple[str, int]]:
+    """Blocks of text, and how far the file as it lies on disk has been read after each [bytes]."""
     decoder = codecs.getincrementaldecoder("utf-8")()
     position_bytes = start_bytes
     with open_data(path) as file:
@@ -199,5 +228,5 @@ def _decoded(path: Path, *, start_bytes: int, stop_bytes: int | None, block_byte
             except UnicodeDecodeError as error:
                 at = position_bytes - n_pending + error.start
                 raise DataError(f"{path} is not UTF-8: byte {at} ({error.reason}). {_CONVERT}") from error
-            yield text.removeprefix("\ufeff") if position_bytes == 0 else text
+            yield text.removeprefix("\ufeff") if position_bytes == 0 else text, position_on_disk(file)
             position_bytes += len(block)

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smalllm.data.manifest import SPLITS, ShardFile
+from smalllm.data.pieces import Batch
 from smalllm.data.shards import check_sizes
 from smalllm.errors import DataError
 
@@ -84,6 +85,18 @@ class SplitWriter:
             token_ids = token_ids[len(taken) :]
         self._documents += documents
         self._text_bytes += text_bytes
+
+    def add_batch(self, batch: Batch) -> None:
+        """Append the ids of pieces, as `add` would one after the other."""
+        text_bytes = [len(piece.raw) for piece in batch.pieces]
+        if self._tokens % self._shard_tokens + len(batch.ids) <= self._shard_tokens:
+            # All of it ends in one file: no need to look at each piece, which for small documents takes most time.
+            self.add(batch.ids, documents=sum(p.final for p in batch.pieces), text_bytes=sum(text_bytes))
+            return
+        stop = 0
+        for piece, length, size_bytes in zip(batch.pieces, batch.lengths.tolist(), text_bytes, strict=True):
+            start, stop = stop, stop + length
+            self.add(batch.ids[start:stop], documents=piece.final, text_bytes=size_bytes)
 
     def finish(self) -> tuple[ShardFile, ...]:
         """Finish the file in hand, if there is one, and return all files."""

@@ -6,6 +6,9 @@ stand for several.
 
 from collections.abc import Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
 from smalllm.tokenizers.text_tokenizer import TextTokenizer
 
 
@@ -19,6 +22,7 @@ def build_bytes() -> TextTokenizer:
         content=b"bytes",
         encode_one=_encode,
         encode_many=_encode_many,
+        encode_each=_encode_each,
     )
 
 
@@ -28,3 +32,7 @@ def _encode(text: str) -> list[int]:
 
 def _encode_many(texts: Sequence[str]) -> list[list[int]]:
     return [_encode(text) for text in texts]
+
+
+def _encode_each(texts: Sequence[str]) -> list[NDArray[np.uint8]]:
+    return [np.frombuffer(text.encode("utf-8"), dtype=np.uint8) for text in texts]

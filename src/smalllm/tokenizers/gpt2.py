@@ -18,6 +18,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
+
 from smalllm.errors import TokenizerError
 from smalllm.tokenizers.text_tokenizer import TextTokenizer, read_vocabulary_file
 
@@ -71,6 +74,7 @@ def load_gpt2(path: Path | None) -> TextTokenizer:
         content=b"".join(b"%s %d\n" % (base64.b64encode(token), rank) for rank, token in enumerate(tokens)),
         encode_one=partial(_encode, encoding),
         encode_many=partial(_encode_many, encoding),
+        encode_each=partial(_encode_each, encoding),
     )
 
 
@@ -94,6 +98,15 @@ def _encode_many(encoding: "tiktoken.Encoding", texts: Sequence[str]) -> list[li
     if any(len(text) > MAX_WHITESPACE_RUN for text in texts):
         return [_encode(encoding, text) for text in texts]
     return encoding.encode_ordinary_batch(list(texts), num_threads=os.cpu_count() or 1)
+
+
+def _encode_each(encoding: "tiktoken.Encoding", texts: Sequence[str]) -> list[NDArray[np.uint32]]:
+    # No list of Python integers in between: about a tenth less time. The names of special tokens are text.
+    encode = partial(encoding.encode_to_numpy, disallowed_special=())
+    return [
+        encode(text) if len(text) <= MAX_WHITESPACE_RUN else np.concatenate([*map(encode, _cut_whitespace(text))])
+        for text in texts
+    ]
 
 
 def _cut_whitespace(text: str) -> Iterator[str]:

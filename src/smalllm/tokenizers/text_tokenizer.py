@@ -10,11 +10,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from smalllm.errors import TokenizerError
+from smalllm.protocols import Encoded
 
 MARKER = "\u2581"
 """The character that SentencePiece-style vocabularies write for a space; in text it needs care."""
@@ -53,6 +55,8 @@ class TextTokenizer:
         encode_many: texts to ids by the library's own threads; the caller uses `encode_batch`.
         loss: what it changes, an example; empty where every text comes back. Only tokenizers of imported models
             have one: their ids are those the model was trained on, so `decode(encode("Hello"))` may be " Hello".
+        encode_each: the same as arrays and by one thread, where that is quicker than `encode_one` text by text; the
+            caller uses `encode_arrays`.
     """
 
     kind: str
@@ -63,6 +67,7 @@ class TextTokenizer:
     encode_one: Callable[[str], list[int]]
     encode_many: Callable[[Sequence[str]], list[list[int]]]
     loss: str = ""
+    encode_each: Callable[[Sequence[str]], list[NDArray[Any]]] | None = None
 
     def __repr__(self) -> str:
         return f"<{self.kind} tokenizer, {self.vocab_size:,} ids, {self.fingerprint[:12]}>"
@@ -94,6 +99,14 @@ class TextTokenizer:
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of many texts, equal to encoding each alone."""
         return self.encode_many(texts)
+
+    def encode_arrays(self, texts: Sequence[str]) -> Encoded:
+        """The ids of many texts in one array, by one thread."""
+        arrays = (
+            self.encode_each(texts) if self.encode_each else [np.array(self.encode_one(t), np.uint32) for t in texts]
+        )
+        counts = np.array([len(ids) for ids in arrays], dtype=np.int64)
+        return Encoded(np.concatenate(arrays) if arrays else np.empty(0, np.uint16), counts)
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """The text of the ids; special tokens vanish, bytes that are not UTF-8 become U+FFFD."""

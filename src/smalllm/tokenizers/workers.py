@@ -1,0 +1,160 @@
+"""Encoding by several processes at once, with results in the order of the input.
+
+Processes and not threads: the libraries build Python objects under the interpreter's lock, and Hugging Face's threads
+wait for each other. Each process is a fresh Python without torch (see `worker.py`), and none outlives this one.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
+from itertools import chain, islice
+from pathlib import Path
+from queue import SimpleQueue
+from typing import TypeVar
+
+from smalllm.errors import DataError, EncodingError
+from smalllm.protocols import EncodeAll, Encoded, Tokenizer
+from smalllm.tokenizers.worker import FAILED, HEAD, encode_batch, id_dtype, read_array, write_texts
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+# One thread each: the processes are as many as the cores.
+_ENVIRONMENT = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS"), "1") | {
+    "TOKENIZERS_PARALLELISM": "false"
+}
+
+
+def encode_here(tokenizer: Tokenizer) -> EncodeAll:
+    """Encode in this process, by one thread."""
+
+    def encode_all(batches: Iterable[Sequence[bytes]]) -> Iterator[Encoded]:
+        return (encode_batch(tokenizer, texts) for texts in batches)
+
+    return encode_all
+
+
+@contextmanager
+def encode_in_processes(tokenizer: Tokenizer, directory: Path, *, n_workers: int) -> Iterator[EncodeAll]:
+    """Encode by `n_workers` processes, which end with this context, or with this process.
+
+    They start with the second batch: a single one is encoded here. At most two batches per process are under way.
+
+    Args:
+        tokenizer: the one that `directory` holds.
+        directory: saved by `save_tokenizer`; each process loads it.
+        n_workers: at least 1.
+
+    Raises:
+        EncodingError: a text could not be encoded; raised where its batch would have come.
+        DataError: a process could not be started, or was ended.
+    """
+    with ExitStack() as stack:
+
+        def encode_all(batches: Iterable[Sequence[bytes]]) -> Iterator[Encoded]:
+            rest = iter(batches)
+            first = list(islice(rest, 2))
+            if len(first) < 2:
+                yield from encode_here(tokenizer)(first)
+                return
+            free: SimpleQueue[_Process] = SimpleQueue()
+            for _ in range(n_workers):
+                process = _Process(directory, vocab_size=tokenizer.vocab_size)
+                stack.callback(process.end)
+                free.put(process)
+
+            def encode(texts: Sequence[bytes]) -> Encoded:
+                process = free.get()
+                try:
+                    return process.encode(texts)
+                finally:
+                    free.put(process)
+
+            with ThreadPoolExecutor(n_workers) as threads:
+                yield from map_in_order(threads, encode, chain(first, rest), ahead=2 * n_workers)
+
+        yield encode_all
+
+
+def map_in_order(
+    threads: ThreadPoolExecutor, function: Callable[[Item], Result], items: Iterable[Item], *, ahead: int
+) -> Iterator[Result]:
+    """`map(function, items)` by several threads, with at most `ahead` items under way.
+
+    Where `items` raises, the results of what came before it are still given, and then the error.
+    """
+    waiting: deque[Future[Result]] = deque()
+    failure: Exception | None = None
+    rest = iter(items)
+    try:
+        while failure is None:
+            try:
+                waiting.append(threads.submit(function, next(rest)))
+            except StopIteration:
+                break
+            except Exception as error:
+                failure = error
+            if len(waiting) >= ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        for future in waiting:
+            future.cancel()
+    if failure is not None:
+        raise failure
+
+
+class _Process:
+    """One worker, and the two pipes to it."""
+
+    def __init__(self, directory: Path, *, vocab_size: int) -> None:
+        self._dtype = id_dtype(vocab_size)
+        path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
+        try:
+            self._process = subprocess.Popen(
+                # -P: nothing in the current folder is taken for a module
+                [sys.executable, "-P", "-m", "smalllm.tokenizers.worker", str(directory)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                env={**os.environ, **_ENVIRONMENT, "PYTHONPATH": path},
+                process_group=0,  # Ctrl-C is for this process, which then ends them
+            )
+        except OSError as error:
+            raise DataError(
+                f"no process could be started to encode the text ({error.strerror}); use fewer --data.workers"
+            ) from error
+
+    def encode(self, texts: Sequence[bytes]) -> Encoded:
+        """The ids of one batch."""
+        assert self._process.stdin is not None and self._process.stdout is not None
+        out = self._process.stdout
+        try:
+            write_texts(self._process.stdin, texts)
+            n_texts, length = HEAD.unpack(read_array(out, HEAD.size, "u1").tobytes())
+            if n_texts == FAILED:
+                index = int(read_array(out, 1, "<u8")[0])
+                raise EncodingError(out.read(length).decode(), index=index)
+            counts = read_array(out, n_texts, "<u8").astype("i8")
+            return Encoded(read_array(out, length, self._dtype), counts)
+        except (OSError, EOFError):
+            code = self._process.wait()
+            how = f"signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"exit code {code}"
+            raise DataError(
+                f"a process that encodes text ended with {how}, as happens where memory is short. What was written is "
+                "kept: run the same command again, with fewer --data.workers if memory is short"
+            ) from None
+
+    def end(self) -> None:
+        """End it at once: it holds nothing that could be lost."""
+        self._process.kill()
+        for pipe in (self._process.stdin, self._process.stdout):
+            with suppress(OSError):
+                assert pipe is not None
+                pipe.close()
+        self._process.wait()
