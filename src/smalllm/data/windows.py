@@ -70,5 +70,6 @@ def _notice(index: DocumentIndex, context_length: int, split: str) -> str:
     n, kept, total = index.n_documents, index.n_kept_tokens, index.stream.n_tokens
     return (
         f"{split}: {n:,} documents, one per window of {context_length:,}; {1 - kept / (n * context_length):.1%} of the "
-        f"positions are padding; longer than that and cut: {index.n_cut:,} ({1 - kept / total:.1%} of all tokens left out)"
+        f"positions are padding; longer than that and cut: {index.n_cut:,} ({1 - kept / total:.1%} of all tokens left "
+        "out)"
     )
