@@ -97,6 +97,20 @@ def stories(n: int, *, seed: int = 0) -> list[Document]:
     return made
 
 
+def repeated(n: int) -> list[Document]:
+    """`n` documents of which about a third are copies of others, and of one in three parts."""
+    draw = random.Random(3)
+    made: list[Document] = []
+    for i in range(n):
+        if made and draw.random() < 0.35:
+            made.append(Document(draw.choice(made).text, f"x/test:{i}"))
+        else:
+            made.append(Document(f"text {i} " + "é" * draw.randrange(30), f"x/test:{i}"))
+        if i % 20 == 7:
+            made += [Document("part ", f"x/test:{i}a", final=False)] * 2 + [Document("end", f"x/test:{i}a")]
+    return made
+
+
 def contents(directory: Path) -> dict[str, str]:
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(directory.iterdir())}
 

@@ -1,11 +1,10 @@
 """Exact duplicates are dropped, the first one in the source's order stays, and no interruption changes which."""
 
-import random
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from data_helpers import Interrupted, contents, encode_batch, interrupting, run, stories, texts_of
+from data_helpers import Interrupted, contents, encode_batch, interrupting, repeated, run, stories, texts_of
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -88,20 +87,6 @@ def test_what_was_not_committed_is_forgotten(tmp_path: Path) -> None:
     seen.close()
     assert len(kept(tmp_path, given_pieces)) == 2
     assert len(kept(tmp_path, [p._replace(number=p.number + 3) for p in given_pieces])) == 0  # the partner
-
-
-def repeated(n: int) -> list[Document]:
-    """Documents of which about a third are copies of others, and of one in three parts."""
-    draw = random.Random(3)
-    made: list[Document] = []
-    for i in range(n):
-        if made and draw.random() < 0.35:
-            made.append(Document(draw.choice(made).text, f"x/test:{i}"))
-        else:
-            made.append(Document(f"text {i} " + "é" * draw.randrange(30), f"x/test:{i}"))
-        if i % 20 == 7:
-            made += [Document("part ", f"x/test:{i}a", final=False)] * 2 + [Document("end", f"x/test:{i}a")]
-    return made
 
 
 def test_prepared_without_duplicates(tmp_path: Path, small_batches: None) -> None:

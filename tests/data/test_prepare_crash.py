@@ -9,7 +9,7 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -144,3 +144,66 @@ def test_a_full_disk_keeps_what_is_finished(tmp_path: Path, small_batches: None)
     assert caught.value.__cause__.errno == errno.ENOSPC
     assert run(documents, out) == expected
     assert contents(out) == contents(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("dedup", [False, True])
+def test_a_limit_on_the_size_of_files_is_told_like_a_full_disk(tmp_path: Path, dedup: bool) -> None:
+    """`ulimit -f`, in a process of its own; the same call without it goes on from there."""
+    script = textwrap.dedent(
+        f"""
+        import resource, sys
+        from pathlib import Path
+        sys.path.insert(0, {str(Path(__file__).parent)!r})
+        from data_helpers import run, stories
+        from smalllm.data import pieces
+        from smalllm.errors import DataError
+        pieces.BATCH_BYTES = 100
+        if sys.argv[2] != "none":
+            resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))
+        try:
+            run(stories(150), Path(sys.argv[1]), shard_tokens=3000, dedup={dedup})
+        except DataError as error:
+            print(error)
+        """
+    )
+
+    def call(out: Path, limit_bytes: str) -> str:
+        words = [sys.executable, "-c", script, str(out), limit_bytes]
+        return subprocess.run(words, capture_output=True, text=True, check=True).stdout
+
+    assert call(tmp_path / "whole", "none") == ""
+    for limit_bytes in ("3000", "5000"):  # a shard has 6,000, the record of texts seen 8,192
+        said = call(tmp_path / "cut", limit_bytes)
+        assert "run the same command again: it continues" in said, said
+    assert call(tmp_path / "cut", "none") == ""
+    assert contents(tmp_path / "cut") == contents(tmp_path / "whole")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 256 KiB, where this user may mount one."""
+    place = tmp_path / "small"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(place)]
+    try:
+        done = subprocess.run(mount, capture_output=True, check=False)
+    except FileNotFoundError:
+        pytest.skip("no mount command here")
+    if done.returncode:
+        pytest.skip("only root may mount a file system")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
+
+
+@pytest.mark.parametrize("dedup", [False, True])
+def test_a_small_disk_fills_up_and_is_freed(tmp_path: Path, small_disk: Path, small_batches: None, dedup: bool) -> None:
+    documents = stories(300)
+    expected = run(documents, tmp_path / "whole", shard_tokens=4000, dedup=dedup)
+    filler = small_disk / "filler"
+    filler.write_bytes(bytes(212 << 10))
+    with pytest.raises(DataError, match=r"full.*[Ff]ree some space and run the same command again"):
+        run(documents, small_disk / "data", shard_tokens=4000, dedup=dedup)
+    assert not (small_disk / "data" / "manifest.json").exists()
+    filler.unlink()
+    assert run(documents, small_disk / "data", shard_tokens=4000, dedup=dedup) == expected
+    assert contents(small_disk / "data") == contents(tmp_path / "whole")

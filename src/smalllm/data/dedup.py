@@ -17,7 +17,11 @@ from smalllm.data.pieces import Piece
 from smalllm.errors import DataError
 
 SEEN_NAME = ".prepare-seen.sqlite"
-_CACHE_KIB = 32 << 10
+_INSERT = "INSERT INTO seen VALUES (?, ?) ON CONFLICT DO NOTHING"
+_CACHE_KIB = 64 << 10
+# Texts are looked up in groups: each costs a page of the file, unless others need the same one.
+_GROUP_BYTES = 1 << 20
+_PIECE_BYTES = 64
 
 
 class Deduplicator:
@@ -45,18 +49,24 @@ class Deduplicator:
             inside: the first ones continue a document that was let through before.
         """
         rest = iter(pieces)
+        group: list[Piece] = []
+        size_bytes = 0
         for piece in rest:
             if inside or not piece.final:
+                yield from self._new_of(group)
                 with closing(_Parts(self._directory, piece, rest)) as parts:
-                    first = inside or self._is_first(parts.digest, piece.number)
-                    if first:
+                    is_new = inside or self._is_new(parts.digest, piece.number)
+                    if is_new:
                         yield from parts.read(dropped=self.dropped)
-                inside = False
-            else:
-                first = self._is_first(hashlib.sha256(piece.raw).digest(), piece.number)
-                if first:
-                    yield piece._replace(dropped=self.dropped)
-            self.dropped += not first
+                self.dropped += not is_new
+                inside, group, size_bytes = False, [], 0
+                continue
+            group.append(piece)
+            size_bytes += len(piece.raw) + _PIECE_BYTES
+            if size_bytes >= _GROUP_BYTES:
+                yield from self._new_of(group)
+                group, size_bytes = [], 0
+        yield from self._new_of(group)
 
     def commit(self) -> None:
         """Wait until the disk has every text that was seen."""
@@ -66,13 +76,28 @@ class Deduplicator:
         """Let go of the file; what was not committed is forgotten."""
         self._connection.close()
 
-    def _is_first(self, digest: bytes, number: int) -> bool:
-        key = digest[:16]
-        if self._run("INSERT INTO seen VALUES (?, ?) ON CONFLICT DO NOTHING", key, number).rowcount == 1:
-            return True
-        # Seen by an earlier process that was stopped before it could save how far it had come?
+    def _new_of(self, group: list[Piece]) -> Iterator[Piece]:
+        """Those whole documents of a group whose text is new."""
+        # In the order of the keys, and so of the file; of equal texts, the first comes first.
+        rows = sorted((_key(hashlib.sha256(piece.raw).digest()), piece.number) for piece in group)
+        n_new = self._tried(lambda: self._connection.executemany(_INSERT, rows)).rowcount if rows else 0
+        new = None if n_new == len(rows) else {number for key, number in rows if self._number(key) == number}
+        for piece in group:
+            if new is None or piece.number in new:
+                yield piece._replace(dropped=self.dropped) if self.dropped else piece
+            else:
+                self.dropped += 1
+
+    def _is_new(self, digest: bytes, number: int) -> bool:
+        self._run(_INSERT, _key(digest), number)
+        return self._number(_key(digest)) == number
+
+    def _number(self, key: bytes) -> int:
+        """Of the piece with which a text came first. It is the asker's own where the text is new, and also where an
+        earlier process saw it and was stopped before it could save how far it had come.
+        """
         found: int = self._run("SELECT number FROM seen WHERE digest = ?", key).fetchone()[0]
-        return found == number
+        return found
 
     def _run(self, statement: str, *values: Any) -> sqlite3.Cursor:
         cursor: sqlite3.Cursor = self._tried(lambda: self._connection.execute(statement, values))
@@ -87,6 +112,10 @@ class Deduplicator:
                 f"some space and run the same command again: it continues. Else delete {self._directory} and prepare "
                 "the data again."
             ) from error
+
+
+def _key(digest: bytes) -> bytes:
+    return digest[:16]
 
 
 def remove_seen(directory: Path) -> None:

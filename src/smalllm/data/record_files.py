@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 BLOCK_BYTES = 1 << 20
 ROWS_AT_ONCE = 256
+_TOLD_EVERY = 16  # lines
 
 
 def read_json_lines(path: Path, *, text_column: str, reading: Reading | None = None) -> Iterator[Document]:
@@ -27,7 +28,7 @@ def read_json_lines(path: Path, *, text_column: str, reading: Reading | None = N
     name = origin_name(path)
     with open_data(path) as file:
         for number, line in enumerate(file, start=1):
-            if reading is not None:
+            if reading is not None and number % _TOLD_EVERY == 1:
                 reading.file_bytes = position_on_disk(file)
             if line.strip():
                 text = _text_of_line(line, where=f"{path}:{number}", text_column=text_column)
