@@ -8,6 +8,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from smalllm.api import hub
 from smalllm.config import DataConfig, RunConfig, field_names
 from smalllm.data.document import Document
 from smalllm.data.download import fetch_url
@@ -23,7 +24,7 @@ from smalllm.recipes import load_recipe
 from smalllm.tokenizers import build_tokenizer, load_tokenizer, save_tokenizer
 
 STORIES_SEED = 2024
-_RECORD_SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
+_RECORD_SUFFIXES = (".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz", ".json", ".json.gz", ".parquet", ".tar.gz", ".tgz")
 
 
 def data_path(config: RunConfig) -> Path:
@@ -48,7 +49,7 @@ def prepare(config: RunConfig, *, out: Path | None = None, progress: Progress | 
     """
     check(config)
     out, progress = out or data_path(config), progress or Silent()
-    documents, source = open_source(config.data)
+    documents, source = open_source(config.data, notice=progress.say)
     tokenizer = _tokenizer(config, out, documents, progress)
     progress.begin(f"preparing {out}", total=0)
     try:
@@ -78,15 +79,21 @@ def tokenizer_facts(tokenizer: Tokenizer) -> TokenizerFacts:
     )
 
 
-def open_source(data: DataConfig) -> tuple[Callable[[], Iterable[Document]], dict[str, Any]]:
+def open_source(
+    data: DataConfig, *, notice: Callable[[str], None] | None = None
+) -> tuple[Callable[[], Iterable[Document]], dict[str, Any]]:
     """The documents of a configuration, each call from the first one, and what the manifest says of the source.
+
+    Args:
+        data: its fields.
+        notice: told of downloads.
 
     Raises:
         ConfigError: the source cannot be read by this version.
         DataError: files are missing.
     """
     if data.files:
-        return _open_files(data, expand_files(data.files))
+        return _open_files(data, expand_files(data.files), expand_files(data.val_files))
     if data.source == "stories":
         facts = {"kind": "stories", "seed": STORIES_SEED, "stories": data.stories, "grammar": fingerprint()}
         return lambda: _tell(data.stories), facts
@@ -96,13 +103,15 @@ def open_source(data: DataConfig) -> tuple[Callable[[], Iterable[Document]], dic
         assert data.url is not None
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "smalllm"
         fetched = fetch_url(data.url, sha256=data.sha256, cache=cache)
-        documents, facts = _open_files(data, [fetched])
+        documents, facts = _open_files(data, [fetched], expand_files(data.val_files))
         return documents, {**facts, "kind": "url", "url": data.url}
     if data.source == "hub":
-        raise ConfigError(
-            f'data.source = "hub" ({data.hub_name}): this version reads local files; download the data set and give '
-            "its files, for example --data.files 'folder/*.parquet'"
-        )
+        notice = notice or Silent().say
+        text = hub.find_text(data, notice)
+        if text.by_datasets:
+            return hub.documents_by_datasets(text, data), text.facts
+        documents, _ = _open_files(data, *hub.fetch_all(text, notice))
+        return documents, text.facts
     raise ConfigError("data.files is empty: source = \"files\" needs some, for example --data.files 'texts/*.txt'")
 
 
@@ -169,8 +178,9 @@ def _tell(n_stories: int) -> Iterator[Document]:
         yield Document(text=told.text, origin=f"stories:{index}", log_prob=told.log_prob)
 
 
-def _open_files(data: DataConfig, files: list[Path]) -> tuple[Callable[[], Iterable[Document]], dict[str, Any]]:
-    val_files = expand_files(data.val_files) if data.val_files else []
+def _open_files(
+    data: DataConfig, files: list[Path], val_files: list[Path]
+) -> tuple[Callable[[], Iterable[Document]], dict[str, Any]]:
     facts: dict[str, Any] = {"kind": "files", "files": [_file_facts(f) for f in files]}
     if data.separator is not None:
         facts["separator"] = data.separator
