@@ -13,6 +13,7 @@ Norm = Literal["layernorm", "rmsnorm"]
 Mlp = Literal["gelu", "swiglu"]
 Init = Literal["gpt2", "zero"]
 Source = Literal["stories", "python", "files", "url", "hub"]
+DataMode = Literal["shards", "stream"]
 HubReader = Literal["auto", "datasets"]
 TokenizerKind = Literal["gpt2", "sentencepiece", "huggingface", "bytes"]
 OptimizerKind = Literal["adamw", "muon"]
@@ -105,6 +106,10 @@ class DataConfig:
     """The data set's own split for validation; absent: val_fraction of the documents."""
     shards: int | None = None
     """How many of the data set's training files to use, the first by name; absent: all."""
+    mode: DataMode = "shards"
+    """shards: all text is prepared before training; stream: training text is encoded while the model trains."""
+    shuffle_buffer: int = 1_000
+    """Documents shuffled together where mode = "stream"; 1 keeps their order within a file."""
     shard_tokens: int = 100_000_000
     """Most tokens in one shard file."""
 
@@ -118,7 +123,7 @@ class TokenizerConfig:
     vocab_size: int | None = None
     """Ids to train; gpt2 has 50,257 and bytes 257."""
     path: str | None = None
-    """Folder or file of an existing tokenizer."""
+    """Folder or file of an existing tokenizer, or a model on the Hugging Face Hub that has one."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -16,7 +16,8 @@ _RANGES: dict[str, tuple[str, Any]] = {
     **dict.fromkeys(
         [
             "model.n_layers", "model.n_heads", "model.n_kv_heads", "model.d_model", "model.d_head", "model.d_ff",
-            "model.context_length", "data.stories", "data.shards", "data.shard_tokens", "tokenizer.vocab_size",
+            "model.context_length", "data.stories", "data.shards", "data.shuffle_buffer",
+            "data.shard_tokens", "tokenizer.vocab_size",
             "train.max_steps", "train.max_tokens", "train.tokens_per_step", "train.micro_batch_size",
             "train.threads", "train.keep_checkpoints", "train.log_every", "eval.tokens",
         ],
@@ -56,6 +57,7 @@ def problems(config: RunConfig) -> list[str]:
         *_out_of_range(config),
         *_model_problems(config.model),
         *_data_problems(config.data),
+        *_stream_problems(config.data, config.train),
         *_optim_problems(config.optim),
         *_batch_problems(config.train, config.model),
     ]
@@ -119,6 +121,15 @@ def _hub_problems(data: DataConfig) -> Iterator[str]:
         yield f"data.val_files = {list(data.val_files)}: of a data set on the Hub, name data.hub_val_files"
     if data.hub_val_files and data.hub_files and set(data.hub_files) <= set(data.hub_val_files):
         yield f"data.hub_files = {list(data.hub_files)}: all are data.hub_val_files too, so none is left to train on"
+
+
+def _stream_problems(data: DataConfig, train: TrainConfig) -> Iterator[str]:
+    if data.mode != "stream":
+        return
+    if data.source not in ("files", "hub") and not data.files:
+        yield f'data.mode = "stream": streams files and data sets of the Hub, not source = "{data.source}"'
+    if train.max_epochs is not None:
+        yield f"train.max_epochs = {train.max_epochs}: the length of a streamed text is not known; use train.max_tokens"
 
 
 def _optim_problems(optim: OptimConfig) -> Iterator[str]:

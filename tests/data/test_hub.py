@@ -109,9 +109,7 @@ def test_the_network_goes_away_between_files(hub: Hub, monkeypatch: pytest.Monke
 
 
 def test_no_such_set(hub: Hub) -> None:
-    with pytest.raises(
-        DataError, match=r'no data set roneneldan/TinyStory, .* did you mean "roneneldan/TinyStories"\?'
-    ):
+    with pytest.raises(DataError, match=r'has no roneneldan/TinyStory, .* did you mean "roneneldan/TinyStories"\?'):
         opened("roneneldan/TinyStory")
     assert len(hub.requests) == 1  # waiting would not mend it
     with pytest.raises(DataError, match="no such folder here, and not a name on the Hugging Face Hub"):
@@ -120,7 +118,7 @@ def test_no_such_set(hub: Hub) -> None:
 
 def test_a_gated_set(hub: Hub) -> None:
     hub.gated.add(NAME)
-    with pytest.raises(DataError, match=rf"{NAME} is gated.*https://huggingface.co/datasets/{NAME}.*hf auth login"):
+    with pytest.raises(DataError, match=rf"{NAME} is gated.*https://huggingface.co.*hf auth login"):
         fetched(opened())
 
 

@@ -8,7 +8,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from smalllm.api import hub
+from smalllm.api import hub, stream
 from smalllm.config import DataConfig, RunConfig, field_names
 from smalllm.data.document import Document
 from smalllm.data.download import fetch_url
@@ -24,7 +24,6 @@ from smalllm.recipes import load_recipe
 from smalllm.tokenizers import build_tokenizer, load_tokenizer, save_tokenizer
 
 STORIES_SEED = 2024
-_RECORD_SUFFIXES = (".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz", ".json", ".json.gz", ".parquet", ".tar.gz", ".tgz")
 
 
 def data_path(config: RunConfig) -> Path:
@@ -92,6 +91,9 @@ def open_source(
         ConfigError: the source cannot be read by this version.
         DataError: files are missing.
     """
+    if data.mode == "stream":
+        streamed = stream.open_text(data, notice or Silent().say)
+        return lambda: stream.head_documents(streamed, val_fraction=data.val_fraction), streamed.facts
     if data.files:
         return _open_files(data, expand_files(data.files), expand_files(data.val_files))
     if data.source == "stories":
@@ -186,7 +188,7 @@ def _open_files(
         facts["separator"] = data.separator
     if val_files:
         facts["val_files"] = [_file_facts(f) for f in val_files]
-    is_one_text = len(files) == 1 and not files[0].name.endswith(_RECORD_SUFFIXES) and data.separator is None
+    is_one_text = len(files) == 1 and not files[0].name.endswith(hub.RECORD_SUFFIXES) and data.separator is None
     if is_one_text and not val_files:
         return lambda: read_whole_text(files[0], val_fraction=data.val_fraction), facts
 
@@ -211,7 +213,7 @@ def _tokenizer(
     if (out / ".prepare.json").exists() and saved.exists():
         return load_tokenizer(saved)
     asked = config.tokenizer
-    path = Path(asked.path) if asked.path else None
+    path = hub.tokenizer_path(asked.kind, asked.path, progress.say)
     if path is None and asked.kind in ("sentencepiece", "huggingface"):
         progress.say(f"training a {asked.kind} tokenizer of {asked.vocab_size:,} tokens on the text")
     tokenizer = build_tokenizer(

@@ -1,5 +1,6 @@
 """`source = "hub"`: from the fields of `[data]` to files on this machine, or to documents."""
 
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import chain
@@ -8,10 +9,17 @@ from typing import Any
 
 from smalllm.config import DataConfig
 from smalllm.data.document import Document
-from smalllm.data.hub import HubSet, fetch_file, open_set, read_card
+from smalllm.data.hub import HubSet, fetch_file, fetch_from_hub, open_set, read_card
 from smalllm.data.hub_datasets import read_with_datasets
 from smalllm.data.hub_layout import Choice, choose_files
 from smalllm.data.sources import read_files
+
+RECORD_SUFFIXES = (
+    ".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz", ".json", ".json.gz", ".parquet", ".tar.gz", ".tgz",
+)  # fmt: skip
+"""Endings of files that hold many documents; a text file without a separator is one."""
+_TOKENIZER_FILES = {"huggingface": ("tokenizer.json",), "gpt2": ("vocab.json", "merges.txt")}
+_MODEL_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 Notice = Callable[[str], None]
 
@@ -79,12 +87,20 @@ def fetch_all(text: HubText, notice: Notice) -> tuple[list[Path], list[Path]]:
     return paths[: len(text.choice.train)], paths[len(text.choice.train) :]
 
 
-def read_text(text: HubText, index: int, data: DataConfig, notice: Notice) -> Iterable[Document]:
+def read_train(text: HubText, data: DataConfig, notice: Notice, index: int) -> Iterable[Document]:
     """The documents of training file `index`, fetched now if need be; all files are one to `datasets`."""
     if text.by_datasets:
         return read_with_datasets(text.hub, text.choice.train, text_column=data.text_column)
     path = fetch_file(text.hub, text.choice.train[index], notice=notice)
     return read_files([path], separator=data.separator, text_column=data.text_column)
+
+
+def read_val(text: HubText, data: DataConfig, notice: Notice) -> Iterable[Document]:
+    """The documents of the set's own validation files, fetched now if need be."""
+    if text.by_datasets:
+        return read_with_datasets(text.hub, text.choice.val, text_column=data.text_column)
+    paths = [fetch_file(text.hub, name, notice=notice) for name in text.choice.val]
+    return read_files(paths, separator=data.separator, text_column=data.text_column)
 
 
 def documents_by_datasets(text: HubText, data: DataConfig) -> Callable[[], Iterable[Document]]:
@@ -96,3 +112,15 @@ def documents_by_datasets(text: HubText, data: DataConfig) -> Callable[[], Itera
         read_with_datasets(text.hub, train, text_column=column, split="train"),
         read_with_datasets(text.hub, val, text_column=column, split="val"),
     )
+
+
+def tokenizer_path(kind: str, path: str | None, notice: Notice) -> Path | None:
+    """Where the files of `[tokenizer] path` are: as given, or fetched where it names a model on the Hub.
+
+    Raises:
+        DataError: they could not be had.
+    """
+    if path is None or kind not in _TOKENIZER_FILES or Path(path).exists() or not _MODEL_NAME.fullmatch(path):
+        return None if path is None else Path(path)
+    files = [fetch_from_hub(path, name, repo_type="model", notice=notice) for name in _TOKENIZER_FILES[kind]]
+    return files[0].parent

@@ -6,19 +6,24 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.optim import Optimizer
 
 from smalllm import runtime
-from smalllm.api.data import data_path, load_data
+from smalllm.api.data import data_path, load_data, prepare
 from smalllm.api.resume import check_facts, facts_of
 from smalllm.api.scores import Exam
+from smalllm.api.stream import open_batches
 from smalllm.checkpoint import Checkpoint, TrainState, copy_parameters, load_latest, mark_best
 from smalllm.config import RunConfig
 from smalllm.data.batches import micro_batch_ids, n_windows, read_windows
-from smalllm.data.manifest import Manifest
+from smalllm.data.feed import FeedBatches
+from smalllm.data.manifest import MANIFEST_NAME, Manifest
 from smalllm.data.shards import TokenStream, open_split, verify_shards
+from smalllm.errors import DataError
 from smalllm.model.count import flops_per_token
 from smalllm.model.gpt import GPT
 from smalllm.model.init import init_weights
@@ -31,6 +36,7 @@ from smalllm.tokenizers import save_tokenizer
 from smalllm.training.step import LossFunction, make_loss_function
 from smalllm.training.warmup import run_once, time_update
 
+_MOST_ENCODERS = 4  # threads that encode a stream; each is several times as fast as a small model trains
 _VERIFY_BYTES = 2 << 30  # shards up to this size are hashed at every start; larger ones have their sizes checked
 
 
@@ -44,6 +50,7 @@ class Sitting:
     manifest: Manifest
     tokenizer: Tokenizer
     stream: TokenStream
+    feed: FeedBatches | None
     exam: Exam
     model: GPT
     optimizers: list[Optimizer]
@@ -64,6 +71,8 @@ def sit_down(
     """Everything up to the first step: data, model, state, compiled function, final configuration."""
     began_at = time.monotonic()
     data = data_path(config)
+    if config.data.mode == "stream" and not (data / MANIFEST_NAME).exists():
+        prepare(config, out=data, progress=progress)
     manifest, tokenizer = load_data(data, command=command)
     if sum(f.tokens for split in manifest.splits.values() for f in split.files) * 2 <= _VERIFY_BYTES:
         verify_shards(data, manifest)
@@ -73,7 +82,13 @@ def sit_down(
     config, environment = _resolved(config, manifest, progress)
     model, optimizers, state = _build(config, tokenizer, loaded)
     stream = open_split(data, manifest, "train")
-    n_windows(stream.n_tokens, config.model.context_length)
+    if config.data.mode == "shards":
+        if manifest.source.get("mode") == "stream":
+            raise DataError(
+                f"{data}: was prepared for data.mode = stream and holds only the head of the training text; "
+                "train with --data.mode stream, or prepare shards in another directory (--data.path)"
+            )
+        n_windows(stream.n_tokens, config.model.context_length)
     sitting = Sitting(
         run=run,
         config=config,
@@ -81,6 +96,7 @@ def sit_down(
         manifest=manifest,
         tokenizer=tokenizer,
         stream=stream,
+        feed=None,
         exam=Exam(data, manifest, tokenizer, config, max_tokens=config.eval.tokens),
         model=model,
         optimizers=optimizers,
@@ -91,6 +107,7 @@ def sit_down(
         environment=environment,
     )
     if not sitting.is_complete:
+        sitting.feed = _open_feed(sitting, loaded, progress)
         _warm_up(sitting, loaded, began_at=began_at, progress=progress)
     if not stored or changes or sitting.config != config:
         save_config(sitting.config, run.config)
@@ -147,6 +164,21 @@ def _build(
     return model, optimizers, loaded.state if loaded else TrainState()
 
 
+def _open_feed(sitting: Sitting, loaded: Checkpoint | None, progress: Progress) -> FeedBatches | None:
+    """The stream from where the run stands; None where the data are shards."""
+    if sitting.config.data.mode == "shards":
+        return None
+    return open_batches(
+        sitting.config,
+        sitting.manifest,
+        sitting.tokenizer,
+        n_workers=min(_MOST_ENCODERS, runtime.n_physical_cores()),
+        kept=loaded.facts["stream"] if loaded else None,
+        cursor=sitting.state.cursor,
+        notice=progress.say,
+    )
+
+
 def _warm_up(sitting: Sitting, loaded: Checkpoint | None, *, began_at: float, progress: Progress) -> None:
     """Compile, and turn minutes into steps; neither leaves a trace in weights or optimizer state."""
     config = sitting.config
@@ -184,9 +216,16 @@ def _warm_up(sitting: Sitting, loaded: Checkpoint | None, *, began_at: float, pr
 
 
 def make_batches(sitting: Sitting) -> Callable[[int], Sequence[tuple[Tensor, Tensor]]]:
-    """Cursor -> micro-batches, read from the shards onto the device."""
-    config, stream = sitting.config, sitting.stream
+    """Cursor -> micro-batches, read from the shards or the stream onto the device."""
+    config, stream, feed = sitting.config, sitting.stream, sitting.feed
     context, size = config.model.context_length, config.train.micro_batch_size or 1
+
+    def on_device(rows: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        moved = torch.from_numpy(rows).to(config.train.device)
+        return moved[:, :-1].contiguous(), moved[:, 1:].contiguous()
+
+    if feed is not None:
+        return lambda cursor: [on_device(rows) for rows in np.split(feed.rows(cursor), _grad_accum_steps(config))]
     total = n_windows(stream.n_tokens, context)
 
     def batches(cursor: int) -> Sequence[tuple[Tensor, Tensor]]:
@@ -201,8 +240,7 @@ def make_batches(sitting: Sitting) -> Callable[[int], Sequence[tuple[Tensor, Ten
                 micro_step=micro_step,
                 n_windows=total,
             )
-            rows = torch.from_numpy(read_windows(stream, ids, context)).to(config.train.device)
-            micro_batches.append((rows[:, :-1].contiguous(), rows[:, 1:].contiguous()))
+            micro_batches.append(on_device(read_windows(stream, ids, context)))
         return micro_batches
 
     return batches

@@ -174,15 +174,15 @@ def _raise_if_final(error: Exception, what: str) -> None:
     if isinstance(error, errors.GatedRepoError):
         raise DataError(
             f"{repo} is gated: its owner asks for consent. Accept its conditions on "
-            f"https://huggingface.co/datasets/{repo}, then log in with `hf auth login` or set HF_TOKEN"
+            f"its page of https://huggingface.co, then log in with `hf auth login` or set HF_TOKEN"
         ) from error
     if isinstance(error, errors.RevisionNotFoundError):
         raise DataError(f"{repo} has no such revision; set data.hub_revision to a commit, branch or tag") from error
     if isinstance(error, errors.RepositoryNotFoundError):
         raise DataError(
-            f"the Hugging Face Hub has no data set {repo}, or it is private; "
+            f"the Hugging Face Hub has no {repo}, or it is private; "
             f"{nearest(repo, _WELL_KNOWN, lead='well known are')}. "
-            "Check data.hub_name; for a private set log in with `hf auth login`"
+            "Check the name; for a private one log in with `hf auth login`"
         ) from error
     if isinstance(error, errors.EntryNotFoundError) and not isinstance(error, errors.LocalEntryNotFoundError):
         raise DataError(f"the Hugging Face Hub has no {what}; the set has changed, run the command again") from error
