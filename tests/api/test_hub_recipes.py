@@ -31,11 +31,14 @@ from smalllm.errors import DataError
 from smalllm.recipes import load_recipe, override
 from smalllm.tokenizers import load_tokenizer
 
-RECIPES = ("tinystories", "llama-tiny", "wikipedia", "fineweb-edu", "gpt2-124m")
+RECIPES = (
+    "tinystories", "llama-tiny", "wikipedia", "wikipedia-stream", "wikipedia-stream-medium", "fineweb-edu", "gpt2-124m",
+)  # fmt: skip
 SMALL: dict[str, Any] = {
-    **TINY, "model.context_length": 32, "model.d_ff": 64, "train.max_epochs": None, "train.tokens_per_step": 256,
+    **TINY, "model.context_length": 32, "model.d_ff": 64, "train.max_epochs": None, "train.max_tokens": None,
+    "train.tokens_per_step": 256,
     "train.max_steps": 8, "optim.warmup_steps": 2, "optim.warmup_fraction": None, "data.val_fraction": 0.1,
-    "train.patience": 0,
+    "train.patience": 0, "data.shuffle_buffer": 20,
 }  # fmt: skip
 
 
@@ -48,8 +51,8 @@ def parquet_texts(folder: Path) -> list[str]:
 def real_mirror(recipe: str, folder: Path) -> Path:
     """The recipe's data set, from real texts."""
     data = real_data()
-    if recipe == "wikipedia":
-        return write_wikipedia(folder, parquet_texts(data / "wikipedia")[:300])
+    if recipe.startswith("wikipedia"):
+        return write_wikipedia(folder, parquet_texts(data / "wikipedia")[: 60 if "stream" in recipe else 300])
     if recipe in ("tinystories", "llama-tiny"):
         stories = [
             s.strip() for s in (data / "tinystories" / "tinystories_10k.txt").read_text().split(EOT) if s.strip()
@@ -59,7 +62,7 @@ def real_mirror(recipe: str, folder: Path) -> Path:
 
 
 def made_mirror(recipe: str, folder: Path) -> Path:
-    if recipe == "wikipedia":
+    if recipe.startswith("wikipedia"):
         return write_wikipedia(folder, made_texts(80))
     if recipe in ("tinystories", "llama-tiny"):
         return write_tinystories(folder, made_texts(80), made_texts(10, seed=1))
@@ -75,7 +78,9 @@ def reduced(recipe: str, mirror: Path, **changes: Any) -> RunConfig:
 def tokenizer_of(recipe: str, *, real: bool) -> dict[str, Any]:
     if recipe in ("tinystories", "llama-tiny"):
         return {"tokenizer.vocab_size": 1000 if real else 300}
-    return {"tokenizer.path": str(real_data() / "gpt2_vocab")} if real else {"tokenizer.kind": "bytes"}
+    if not real:
+        return {"tokenizer.kind": "bytes", "tokenizer.path": None}
+    return {"tokenizer.path": str(real_data() / "gpt2_vocab")}
 
 
 def check_run(config: RunConfig, out: Path) -> None:

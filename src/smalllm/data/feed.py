@@ -1,7 +1,7 @@
 """Windows of tokens for training, encoded in the background while the model trains.
 
-One thread reads and holds a few blocks ready, others encode them; they come out in the order in which they were
-read, however many threads there are. Encoders release Python's lock, so threads are enough.
+One thread reads blocks and cuts them into parts, others encode the parts; they come out in the order in which they
+were read, however many threads there are. Encoders release Python's lock, so threads are enough.
 """
 
 import queue
@@ -18,12 +18,14 @@ from smalllm.data.pieces import Piece
 from smalllm.data.stream import Position
 from smalllm.errors import DataError
 
-N_AHEAD = 3
-"""Blocks held ready, besides those being encoded."""
+PART_BYTES = 1 << 18
+"""Text that is encoded at a time: little, so that the first step and the end of a run need not wait for a block."""
+N_AHEAD = 16
+"""Parts held ready, besides those being encoded."""
 _LOOK_S = 0.1  # how often a thread that waits looks whether it should end
 
 Blocks = Iterator[tuple[Position, list[Piece]]]
-_Ready = tuple[Position, "Future[NDArray]"] | BaseException
+_Ready = tuple[Position | None, "Future[NDArray]"] | BaseException  # a position where a block begins
 
 
 class WindowFeed:
@@ -47,7 +49,7 @@ class WindowFeed:
 
         Args:
             read_from: the blocks from a position on.
-            encode: the tokens of a block; called in several threads.
+            encode: the tokens of some documents; called in several threads.
             start: where the first window begins.
             context_length: inputs per window [tokens].
             n_workers: threads that encode. The order does not depend on it.
@@ -57,6 +59,7 @@ class WindowFeed:
         self._context_length = context_length
         self._tokens: NDArray = np.empty(0, np.int64)
         self._marks: list[tuple[int, Position]] = []  # where in _tokens a block begins; the first may be before 0
+        self._n_to_skip = start.token
         self._stop = threading.Event()
         self._ready: queue.Queue[_Ready] = queue.Queue(N_AHEAD + n_workers)
         self._workers = ThreadPoolExecutor(n_workers, thread_name_prefix="smalllm-encode")
@@ -76,16 +79,19 @@ class WindowFeed:
         length = self._context_length
         parts, n_tokens = [self._tokens], len(self._tokens)
         while n_tokens < n * length + 1:
-            position, tokens = self._next_block()
-            skipped = self.position.token if not self._marks else 0
-            if skipped >= len(tokens):
-                raise DataError(
-                    f"the stream has only {len(tokens):,} tokens where the run had come to token {skipped:,}: "
-                    "the text has changed. Restore it, or start a new run with another --out"
-                )
-            self._marks.append((n_tokens - skipped, position))
-            parts.append(tokens[skipped:])
-            n_tokens += len(tokens) - skipped
+            position, part = self._next_part()
+            if position is not None:
+                if self._marks and self._n_to_skip:
+                    raise DataError(
+                        f"the block of text at which the run was stopped lacks the last {self._n_to_skip:,} of the "
+                        f"{self.position.token:,} tokens that were read of it: the text has changed. Restore it, or "
+                        "start a new run with another --out"
+                    )
+                self._marks.append((n_tokens - self._n_to_skip, position))
+            skipped = min(self._n_to_skip, len(part))
+            self._n_to_skip -= skipped
+            parts.append(part[skipped:])
+            n_tokens += len(part) - skipped
         tokens = np.concatenate(parts)
         windows = np.lib.stride_tricks.sliding_window_view(tokens, length + 1)[: n * length : length]
         rows = windows.astype(np.int64)
@@ -107,7 +113,7 @@ class WindowFeed:
         start, position = self._marks[0]
         self.position = replace(position, token=-start)
 
-    def _next_block(self) -> tuple[Position, NDArray]:
+    def _next_part(self) -> tuple[Position | None, NDArray]:
         began_at = time.monotonic()
         ready = self._ready.get()
         if isinstance(ready, BaseException):
@@ -122,8 +128,9 @@ class WindowFeed:
     ) -> None:
         try:
             for position, pieces in read_from(start):
-                if not self._put((position, self._workers.submit(encode, pieces))):
-                    return
+                for number, part in enumerate(_cut(pieces)):
+                    if not self._put((None if number else position, self._workers.submit(encode, part))):
+                        return
         except BaseException as error:  # it is raised where the windows are taken
             self._put(error)
 
@@ -135,6 +142,19 @@ class WindowFeed:
             except queue.Full:
                 continue
         return False
+
+
+def _cut(pieces: list[Piece]) -> Iterator[list[Piece]]:
+    part: list[Piece] = []
+    n_bytes = 0
+    for piece in pieces:
+        part.append(piece)
+        n_bytes += piece.text_bytes
+        if n_bytes >= PART_BYTES:
+            yield part
+            part, n_bytes = [], 0
+    if part:
+        yield part
 
 
 class FeedBatches:
