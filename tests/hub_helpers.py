@@ -7,6 +7,7 @@ import io
 import json
 import os
 import random
+import re
 import tarfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -173,7 +174,7 @@ def _handler(hub: Hub) -> type[http.server.BaseHTTPRequestHandler]:
         def answer(self) -> None:
             path = unquote(urlsplit(self.path).path)
             hub.requests.append(f"{self.command} {path}")
-            name = next((n for n in hub.sets if f"/datasets/{n}" in path), None)
+            name = next((n for n in hub.sets if f"/{n}" in path), None)
             fails = next((f for end, f in hub.failures.items() if path.endswith(end) and f), None)
             if fails is not None and (status := fails[0]):
                 fails.pop(0)
@@ -187,7 +188,7 @@ def _handler(hub: Hub) -> type[http.server.BaseHTTPRequestHandler]:
                 breaks_off = fails is not None and self.command == "GET"
                 if breaks_off and fails is not None:
                     fails.pop(0)
-                self.send_file(hub.sets[name] / path.split(f"/resolve/{COMMIT}/")[1], breaks_off=breaks_off)
+                self.send_file(hub.sets[name] / re.split(r"/resolve/\w+/", path)[1], breaks_off=breaks_off)
 
         def send_file(self, file: Path, *, breaks_off: bool) -> None:
             content = file.read_bytes()

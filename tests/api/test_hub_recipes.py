@@ -38,7 +38,7 @@ SMALL: dict[str, Any] = {
     **TINY, "model.context_length": 32, "model.d_ff": 64, "train.max_epochs": None, "train.max_tokens": None,
     "train.tokens_per_step": 256,
     "train.max_steps": 8, "optim.warmup_steps": 2, "optim.warmup_fraction": None, "data.val_fraction": 0.1,
-    "train.patience": 0, "data.shuffle_buffer": 20,
+    "train.patience": 0, "data.shuffle_buffer": 4,
 }  # fmt: skip
 
 

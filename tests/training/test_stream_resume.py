@@ -14,6 +14,7 @@ from hub_helpers import made_texts, serve_hub, write_parquet, write_tinystories,
 from run_helpers import TINY, StopAt, exact_rows, final_files, train_until
 from smalllm import cli
 from smalllm.api import evaluate, prepare, sitting, stream, train
+from smalllm.api.data import tokenizer_facts
 from smalllm.config import RunConfig
 from smalllm.data.feed import WindowFeed
 from smalllm.data.pieces import split_by_hash
@@ -22,7 +23,8 @@ from smalllm.errors import ConfigError, DataError
 from smalllm.protocols import Silent
 from smalllm.recipes import load_recipe, override
 from smalllm.rundir import RunDir, read_json
-from smalllm.tokenizers import load_tokenizer
+from smalllm.tokenizers import load_tokenizer, save_tokenizer
+from smalllm.tokenizers.huggingface import train_huggingface
 
 LAST = 12
 TEXTS = made_texts(120, mean_bytes=60)
@@ -249,6 +251,18 @@ def test_a_tokenizer_trained_on_the_head(tmp_path: Path, kind: str, monkeypatch:
     manifest = prepare(config)
     assert 4_000 <= manifest.splits["train"].text_bytes < 4_000 + 200
     train_until(3, config, tmp_path / "run")
+
+
+def test_a_tokenizer_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_tokenizer(train_huggingface(TEXTS, vocab_size=300), tmp_path / "gpt")
+    config = stream_config(tmp_path, **{"tokenizer.kind": "huggingface", "tokenizer.path": "someone/gpt"})
+    with serve_hub(tmp_path / "cache", monkeypatch) as hub:
+        hub.sets["someone/gpt"] = tmp_path / "gpt"
+        manifest = prepare(config)
+        with pytest.raises(DataError, match=r"the Hugging Face Hub has no someone/got, or it is private"):
+            prepare(override(config, {"tokenizer.path": "someone/got", "data.path": str(tmp_path / "other")}))
+    assert manifest.tokenizer == tokenizer_facts(load_tokenizer(tmp_path / "gpt"))
+    train_until(2, config, tmp_path / "run")
 
 
 def test_local_files(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
