@@ -7,7 +7,8 @@ while a checkpoint is being written, and any time in the first seconds of a proc
 loss, loss_ema, lr and grad_norm; all measures of every validation row; and the bytes of the final weights and
 optimizer state. No step may be missing or stand twice.
 
-Ends only the processes it starts. Prints one line; exits with 1 if anything differs.
+With --stream the text is encoded while the model trains. Ends only the processes it starts. Prints one line; exits
+with 1 if anything differs.
 """
 
 import argparse
@@ -34,6 +35,7 @@ dropout = 0.2
 path = "data"
 files = ["text.txt"]
 val_fraction = 0.1
+{stream}
 
 [tokenizer]
 kind = "bytes"
@@ -59,6 +61,11 @@ tokens = 1024
 final_tokens = 1024
 sample_prompts = []
 """
+STREAM = """
+mode = "stream"
+separator = "\\n"
+shuffle_buffer = 50
+"""
 WORDS = ("the", "old", "red", "hen", "dog", "saw", "met", "fed", "a", "cat", "and", "ran", "home", "to", "bed")
 NUMBERS = ("loss", "loss_ema", "lr", "grad_norm")
 MEASURES = ("loss", "perplexity", "bits_per_token", "bits_per_byte", "accuracy")
@@ -74,7 +81,8 @@ def main() -> int:
         draw = random.Random(options.seed)
         text = " ".join(draw.choice(WORDS) for _ in range(20_000))
         (folder / "text.txt").write_text(text.replace(" the ", ".\nThe "), encoding="utf-8")
-        (folder / "kill.toml").write_text(RECIPE.format(steps=options.steps), encoding="utf-8")
+        recipe = RECIPE.format(steps=options.steps, stream=STREAM if options.stream else "")
+        (folder / "kill.toml").write_text(recipe, encoding="utf-8")
         finish(folder, "prepare", "kill.toml")
         finish(folder, "train", "kill.toml", "--out", "whole")
         n_kills = n_in_saves = 0
@@ -105,6 +113,7 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--kills", type=int, default=20, help="how many times to kill (default 20)")
     parser.add_argument("--steps", type=int, default=400, help="updates of the run (default 400)")
     parser.add_argument("--seed", type=int, default=0, help="decides text and moments; the clock has its part too")
+    parser.add_argument("--stream", action="store_true", help="train on a stream, each line a document")
     parser.add_argument("--verbose", action="store_true", help="tell about each kill")
     options = parser.parse_args()
     if options.kills < 0 or options.steps < 20:

@@ -37,8 +37,7 @@ and `smalllm train runs/NAME/config.toml` repeats the run from it.
 
 `recipe` is the name of the recipe that the run started from; a `.toml` file that does not set it gets its file name.
 
-The fields of `source = "hub"` (`hub_name`, `hub_config`, `val_split`, `shards`) are kept with a recipe, but this
-version does not read the Hub: download the data set and name its files with `--data.files`.
+[Data sources](data-sources.md) says how the fields of `[data]` work together.
 
 "absent" means that the field may be left out. `smalllm train RECIPE --help` shows the same fields with the recipe's
 values as defaults.

@@ -49,6 +49,19 @@ KNOWN: dict[str, dict[str, Any]] = {
         "optim.lr": 8e-5, "optim.warmup_fraction": 0.05, "optim.schedule": "cosine",
         "train.tokens_per_step": 48 * 192, "train.max_steps": 50_000,
     },
+    "wikipedia-stream": {
+        "data.hub_name": "wikimedia/wikipedia", "data.mode": "stream", "tokenizer.kind": "huggingface",
+        "tokenizer.path": "openai-community/gpt2",
+        "model.n_layers": 12, "model.d_model": 768, "model.n_heads": 8, "model.context_length": 512,
+        "optim.schedule": "hold", "optim.decay_embeddings": False, "optim.kind": "adamw",
+        "train.precision": "bf16", "train.tokens_per_step": 512 * 512, "train.max_tokens": 300_000_000,
+    },
+    "wikipedia-stream-medium": {
+        "data.hub_name": "wikimedia/wikipedia", "data.mode": "stream", "tokenizer.kind": "huggingface",
+        "model.n_layers": 24, "model.d_model": 1024, "model.n_heads": 16, "model.context_length": 1024,
+        "optim.schedule": "hold", "optim.decay_embeddings": False,
+        "train.precision": "bf16", "train.tokens_per_step": 512 * 1024, "train.max_tokens": 300_000_000,
+    },
     "fineweb-edu": {
         "data.hub_name": "HuggingFaceFW/fineweb-edu", "data.hub_config": "sample-10BT", "tokenizer.kind": "gpt2",
         "model.n_layers": 12, "model.d_model": 768, "model.n_heads": 12, "model.context_length": 1024,

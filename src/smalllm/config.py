@@ -14,6 +14,8 @@ Mlp = Literal["gelu", "swiglu"]
 Init = Literal["gpt2", "zero"]
 Source = Literal["stories", "python", "files", "url", "hub"]
 Packing = Literal["stream", "padded"]
+DataMode = Literal["shards", "stream"]
+HubReader = Literal["auto", "datasets"]
 TokenizerKind = Literal["gpt2", "sentencepiece", "huggingface", "bytes"]
 OptimizerKind = Literal["adamw", "muon"]
 Schedule = Literal["cosine", "linear", "hold", "constant"]
@@ -91,13 +93,27 @@ class DataConfig:
     sha256: str | None = None
     """Expected hash of the downloaded file [64 hex digits]."""
     hub_name: str | None = None
-    """Data set on the Hugging Face Hub, for source = "hub"."""
+    """Data set for source = "hub": a name on the Hugging Face Hub, or a folder with its files in the same layout."""
     hub_config: str | None = None
-    """Configuration of that data set: a language, a date, a sample."""
+    """Configuration of that data set: a language and date, a sample; absent: its default."""
+    hub_split: str = "train"
+    """The data set's split to train on."""
+    hub_files: tuple[str, ...] = ()
+    """Names or globs of files in the data set; given, they replace hub_config, hub_split and val_split."""
+    hub_val_files: tuple[str, ...] = ()
+    """The same for validation; given, they replace val_split."""
+    hub_revision: str | None = None
+    """Commit, branch or tag of the data set; absent: main."""
+    hub_reader: HubReader = "auto"
+    """auto: smalllm reads the files, and the datasets library those it cannot; datasets: the library reads all."""
     val_split: str | None = None
-    """The data set's own split for validation."""
+    """The data set's own split for validation; absent: val_fraction of the documents."""
     shards: int | None = None
-    """How many of the data set's files to use; absent: all."""
+    """How many of the data set's training files to use, the first by name; absent: all."""
+    mode: DataMode = "shards"
+    """shards: all text is prepared before training; stream: training text is encoded while the model trains."""
+    shuffle_buffer: int = 1_000
+    """Documents shuffled together where mode = "stream"; 1 keeps their order within a file."""
     shard_tokens: int = 100_000_000
     """Most tokens in one shard file."""
     packing: Packing = "stream"
@@ -121,7 +137,7 @@ class TokenizerConfig:
     vocab_size: int | None = None
     """Ids to train; gpt2 has 50,257 and bytes 257."""
     path: str | None = None
-    """Folder or file of an existing tokenizer."""
+    """Folder or file of an existing tokenizer, or a model on the Hugging Face Hub that has one."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -16,8 +16,8 @@ _RANGES: dict[str, tuple[str, Any]] = {
     **dict.fromkeys(
         [
             "model.n_layers", "model.n_heads", "model.n_kv_heads", "model.d_model", "model.d_head", "model.d_ff",
-            "model.context_length", "data.stories", "data.shards", "data.shard_tokens", "data.workers",
-            "tokenizer.vocab_size", "train.max_steps", "train.max_tokens", "train.tokens_per_step",
+            "model.context_length", "data.stories", "data.shards", "data.shuffle_buffer", "data.shard_tokens",
+            "data.workers", "tokenizer.vocab_size", "train.max_steps", "train.max_tokens", "train.tokens_per_step",
             "train.micro_batch_size", "train.threads", "train.keep_checkpoints", "train.log_every", "eval.tokens",
         ],
         (_POSITIVE, lambda v: v >= 1),
@@ -56,6 +56,7 @@ def problems(config: RunConfig) -> list[str]:
         *_out_of_range(config),
         *_model_problems(config.model),
         *_data_problems(config.data),
+        *_stream_problems(config.data, config.train),
         *_optim_problems(config.optim),
         *_batch_problems(config.train, config.model),
     ]
@@ -106,12 +107,34 @@ def _data_problems(data: DataConfig) -> Iterator[str]:
         yield 'data.url is absent: source = "url" needs it'
     if data.source == "hub" and not data.hub_name and not data.files:
         yield 'data.hub_name is absent: source = "hub" needs it'
+    if data.source == "hub" and not data.files:
+        yield from _hub_problems(data)
     if data.separator == "":
         yield 'data.separator = "": must not be empty; leave it out to keep each file whole'
+    if data.mode == "stream" and data.packing == "padded":
+        yield 'data.packing = "padded": needs data.mode = "shards", which knows where documents end'
+    if data.mode == "stream" and data.dedup:
+        yield 'data.dedup = true: needs data.mode = "shards", which reads everything before training'
     if data.document_mask and data.packing == "padded":
         yield 'data.document_mask = true: data.packing = "padded" leaves nothing to mask; give one of them'
     if data.sha256 is not None and (len(data.sha256) != 64 or set(data.sha256) - set("0123456789abcdef")):
         yield f"data.sha256 = {data.sha256!r}: must be 64 lower-case hex digits"
+
+
+def _hub_problems(data: DataConfig) -> Iterator[str]:
+    if data.val_files:
+        yield f"data.val_files = {list(data.val_files)}: of a data set on the Hub, name data.hub_val_files"
+    if data.hub_val_files and data.hub_files and set(data.hub_files) <= set(data.hub_val_files):
+        yield f"data.hub_files = {list(data.hub_files)}: all are data.hub_val_files too, so none is left to train on"
+
+
+def _stream_problems(data: DataConfig, train: TrainConfig) -> Iterator[str]:
+    if data.mode != "stream":
+        return
+    if data.source not in ("files", "hub") and not data.files:
+        yield f'data.mode = "stream": streams files and data sets of the Hub, not source = "{data.source}"'
+    if train.max_epochs is not None:
+        yield f"train.max_epochs = {train.max_epochs}: the length of a streamed text is not known; use train.max_tokens"
 
 
 def _optim_problems(optim: OptimConfig) -> Iterator[str]:

@@ -202,10 +202,14 @@ def test_the_python_library() -> None:
     assert [d.text for d in islice(documents(), 3)] == [d.text for d in first]  # again from the first one
 
 
-def test_a_hub_data_set_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["prepare", "wikipedia"]) == 2
+def test_a_hub_out_of_reach_is_explained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    assert cli.main(["prepare", "wikipedia"]) == 1
     said = capsys.readouterr().err
-    assert "wikimedia/wikipedia" in said and "download the data set" in said and "--data.files" in said
+    assert "holds nothing of wikimedia/wikipedia" in said and "--data.hub_name FOLDER" in said and "HF_HOME" in said
     assert not Path("data").exists()
     with pytest.raises(ConfigError, match=r"data\.files is empty"):
         open_source(override(load_recipe("shakespeare"), {"data.source": "files"}).data)

@@ -9,6 +9,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from smalllm.api import hub, stream
 from smalllm.api.foreign import load_foreign
 from smalllm.config import DataConfig, RunConfig, TokenizerConfig, field_names
 from smalllm.data.document import Document, Reading
@@ -29,29 +30,35 @@ _NOT_PREPARED = ("packing", "document_mask")  # how prepared tokens are read
 Documents = Callable[..., Iterable[Document]]
 """Gives the documents of a source, each call from the first one; takes a `Reading` to keep up, or nothing."""
 
-_RECORD_SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
-
 
 def data_path(config: RunConfig) -> Path:
     """Where the shards of a configuration are: `data.path`, else `data/RECIPE`."""
     return Path(config.data.path or f"data/{config.recipe}")
 
 
-def open_source(data: DataConfig, *, part: tuple[int, int] | None = None) -> tuple[Documents, dict[str, Any]]:
+def open_source(
+    data: DataConfig, *, part: tuple[int, int] | None = None, notice: Callable[[str], None] | None = None
+) -> tuple[Documents, dict[str, Any]]:
     """The documents of a configuration, and what the manifest says of the source.
 
     Args:
         data: of the configuration.
         part: (i, n) for the files i, i + n, i + 2n, … of `data.files`; None for all of the source.
+        notice: told of downloads.
 
     Raises:
         ConfigError: the source cannot be read by this version, or not in so many parts.
         DataError: files are missing.
     """
+    notice = notice or Silent().say
+    if part is not None and (data.mode == "stream" or not data.files):
+        what = "a stream" if data.mode == "stream" else data.source
+        raise ConfigError(f"only files can be prepared in parts, not {what}: name them with --data.files")
+    if data.mode == "stream":
+        streamed = stream.open_text(data, notice)
+        return lambda _=None: stream.head_documents(streamed, val_fraction=data.val_fraction), streamed.facts
     if data.files:
-        return _open_files(data, expand_files(data.files), part=part)
-    if part is not None:
-        raise ConfigError(f"only files can be prepared in parts, not {data.source}: name them with --data.files")
+        return _open_files(data, expand_files(data.files), expand_files(data.val_files), part=part)
     if data.source == "stories":
         facts = {"kind": "stories", "seed": STORIES_SEED, "stories": data.stories, "grammar": fingerprint()}
         return partial(_tell, data.stories), facts
@@ -61,13 +68,14 @@ def open_source(data: DataConfig, *, part: tuple[int, int] | None = None) -> tup
         assert data.url is not None
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "smalllm"
         fetched = fetch_url(data.url, sha256=data.sha256, cache=cache)
-        documents, facts = _open_files(data, [fetched])
+        documents, facts = _open_files(data, [fetched], expand_files(data.val_files))
         return documents, {**facts, "kind": "url", "url": data.url}
     if data.source == "hub":
-        raise ConfigError(
-            f'data.source = "hub" ({data.hub_name}): this version reads local files; download the data set and give '
-            "its files, for example --data.files 'folder/*.parquet'"
-        )
+        text = hub.find_text(data, notice)
+        if text.by_datasets:
+            return hub.documents_by_datasets(text, data), text.facts
+        documents, _ = _open_files(data, *hub.fetch_all(text, notice))
+        return documents, text.facts
     raise ConfigError("data.files is empty: source = \"files\" needs some, for example --data.files 'texts/*.txt'")
 
 
@@ -152,15 +160,14 @@ def _tell(n_stories: int, reading: Reading | None = None) -> Iterator[Document]:
 
 
 def _open_files(
-    data: DataConfig, files: list[Path], *, part: tuple[int, int] | None = None
+    data: DataConfig, files: list[Path], val_files: list[Path], *, part: tuple[int, int] | None = None
 ) -> tuple[Documents, dict[str, Any]]:
-    val_files = expand_files(data.val_files) if data.val_files else []
     facts: dict[str, Any] = {"kind": "files", "files": [_file_facts(f) for f in files]}
     if data.separator is not None:
         facts["separator"] = data.separator
     if val_files:
         facts["val_files"] = [_file_facts(f) for f in val_files]
-    is_plain = data.separator is None and not files[0].name.endswith(_RECORD_SUFFIXES)
+    is_plain = data.separator is None and not files[0].name.endswith(hub.RECORD_SUFFIXES)
     is_one_text = is_plain and len(files) == 1 and part is None
     split = "train" if val_files else None
     if part is not None:

@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 
 from smalllm.api.data import Documents, data_path, open_source
 from smalllm.api.foreign import tokenizer_facts
+from smalllm.api.hub import tokenizer_path
 from smalllm.config import RunConfig
 from smalllm.data.dedup import Deduplicator
 from smalllm.data.document import Document, Reading
@@ -58,7 +59,7 @@ def prepare(
         _check_part(config, part)
         check_unmerged(out)
         out = part_path(out, part[0])
-    documents, source = open_source(config.data, part=part)
+    documents, source = open_source(config.data, part=part, notice=progress.say)
     tokenizer = _tokenizer(config, out, documents, progress)
     reading, n_workers = Reading(), config.data.workers or n_physical_cores()
     progress.begin(f"preparing {out}", total=0)
@@ -129,8 +130,9 @@ def try_prepare(config: RunConfig, *, n_documents: int, progress: Progress | Non
         TokenizerError: the tokenizer cannot be built from this text.
     """
     check(config)
-    documents, _ = open_source(config.data)
-    tokenizer = _new_tokenizer(config, documents, progress or Silent())
+    progress = progress or Silent()
+    documents, _ = open_source(config.data, notice=progress.say)
+    tokenizer = _new_tokenizer(config, documents, progress)
     reading, started_at = Reading(), time.perf_counter()
     with ExitStack() as stack:
         seen = None
@@ -222,7 +224,7 @@ def _tokenizer(config: RunConfig, out: Path, documents: Documents, progress: Pro
 
 def _new_tokenizer(config: RunConfig, documents: Documents, progress: Progress) -> Tokenizer:
     asked = config.tokenizer
-    path = Path(asked.path) if asked.path else None
+    path = tokenizer_path(asked.kind, asked.path, progress.say)
     if path is None and asked.kind in _TRAINED:
         progress.say(f"training a {asked.kind} tokenizer of {asked.vocab_size:,} tokens on the text")
     return build_tokenizer(

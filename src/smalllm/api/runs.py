@@ -9,6 +9,7 @@ from smalllm.api.finish import finish_run
 from smalllm.api.origin import adopt, check_data, data_command, lower_rates, open_origin
 from smalllm.api.resume import facts_of, opened_config
 from smalllm.api.sitting import Sitting, make_batches, sit_down
+from smalllm.api.stream import position_facts
 from smalllm.checkpoint import (
     TrainState,
     checkpoint_paths,
@@ -69,7 +70,7 @@ def train(
             progress.say(f"{run.path}: complete at step {sitting.state.step:,}")
         else:
             run.result.unlink(missing_ok=True)  # of a shorter run that now goes on
-            outcome = _train(sitting, progress)
+            outcome = _train_and_close(sitting, progress)
             if outcome.reason not in ("complete", "patience"):
                 return {"stopped": outcome.reason, "steps": outcome.state.step, "run": str(run.path)}
         return finish_run(run, sitting.data, sitting.manifest, progress=progress)
@@ -91,6 +92,21 @@ def _opened(run: RunDir, config: RunConfig, *, changes: Mapping[str, Any], name:
     return sit_down(run, config, origin, stored=stored, changes=changes, command=command, progress=progress)
 
 
+def _train_and_close(sitting: Sitting, progress: Progress) -> Outcome:
+    """Train; a stream's threads end with it, and how long the model waited for them is told."""
+    if sitting.feed is None:
+        return _train(sitting, progress)
+    feed, before_s = sitting.feed.feed, sitting.state.elapsed_s
+    try:
+        outcome = _train(sitting, progress)
+    finally:
+        feed.close()
+    sitting_s = outcome.state.elapsed_s - before_s
+    share = feed.waited_s / sitting_s if sitting_s else 0.0
+    progress.say(f"waited {feed.waited_s:.1f} s for text, {share:.1%} of {sitting_s:,.0f} s of training")
+    return outcome
+
+
 def _train(sitting: Sitting, progress: Progress) -> Outcome:
     run, config = sitting.run, sitting.config
     facts = facts_of(sitting.manifest, sitting.tokenizer)
@@ -102,7 +118,9 @@ def _train(sitting: Sitting, progress: Progress) -> Outcome:
                 state,
                 model=dict(sitting.model.named_parameters()),
                 optimizer=optimizer_tensors(sitting.optimizers),
-                facts=facts,
+                facts=facts
+                if sitting.feed is None
+                else {**facts, "stream": position_facts(sitting.feed, state.cursor)},
             )
         except CheckpointError as error:
             if state.step >= (config.train.max_steps or 0) or not checkpoint_paths(run):

@@ -6,7 +6,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -14,14 +16,18 @@ from smalllm import runtime
 from smalllm.api.data import data_path, load_data
 from smalllm.api.foreign import configured_tokenizer
 from smalllm.api.origin import copy_weights, origin_facts
+from smalllm.api.preparation import prepare
 from smalllm.api.resume import check_facts, facts_of
 from smalllm.api.scores import Exam
+from smalllm.api.stream import open_batches
 from smalllm.checkpoint import Checkpoint, TrainState, checkpoint_paths, copy_parameters, load_latest, mark_best
 from smalllm.config import RunConfig
 from smalllm.data.batches import micro_batch_ids
-from smalllm.data.manifest import Manifest
+from smalllm.data.feed import FeedBatches
+from smalllm.data.manifest import MANIFEST_NAME, Manifest
 from smalllm.data.shards import open_split, verify_shards
 from smalllm.data.windows import Windows, open_windows
+from smalllm.errors import DataError
 from smalllm.model.count import flops_per_token
 from smalllm.model.gpt import GPT
 from smalllm.model.init import init_weights
@@ -35,6 +41,7 @@ from smalllm.tokenizers import load_tokenizer, save_tokenizer
 from smalllm.training.step import LossFunction, make_loss_function
 from smalllm.training.warmup import run_once, time_update
 
+_MOST_ENCODERS = 4  # threads that encode a stream; each is several times as fast as a small model trains
 _VERIFY_BYTES = 2 << 30  # shards up to this size are hashed at every start; larger ones have their sizes checked
 
 
@@ -48,6 +55,7 @@ class Sitting:
     manifest: Manifest
     tokenizer: Tokenizer
     windows: Windows
+    feed: FeedBatches | None
     exam: Exam
     model: GPT
     optimizers: list[Optimizer]
@@ -75,6 +83,8 @@ def sit_down(
     """Everything up to the first step: data, model, state, compiled function, final configuration."""
     began_at = time.monotonic()
     data = data_path(config)
+    if config.data.mode == "stream" and not (data / MANIFEST_NAME).exists():
+        prepare(config, out=data, progress=progress)
     manifest, tokenizer = load_data(
         data, command=command, data=config.data, tokenizer=lambda: _tokenizer_of(run, config, origin), progress=progress
     )
@@ -86,6 +96,11 @@ def sit_down(
     loaded = load_latest(run, notice=progress.say)
     if loaded is not None:
         check_facts(run, loaded, facts_of(manifest, tokenizer))
+    if config.data.mode == "shards" and manifest.source.get("mode") == "stream":
+        raise DataError(
+            f"{data}: was prepared for data.mode = stream and holds only the head of the training text; "
+            "train with --data.mode stream, or prepare shards in another directory (--data.path)"
+        )
     windows = _windows(config, data, manifest, progress)
     config, environment = _resolved(config, manifest, windows, progress)
     environment |= origin_facts(run, config, origin)
@@ -97,6 +112,7 @@ def sit_down(
         manifest=manifest,
         tokenizer=tokenizer,
         windows=windows,
+        feed=None,
         exam=Exam(data, manifest, tokenizer, config, max_tokens=config.eval.tokens),
         model=model,
         optimizers=optimizers,
@@ -105,6 +121,7 @@ def sit_down(
         environment=environment,
     )
     if not sitting.is_complete:
+        sitting.feed = _open_feed(sitting, loaded, progress)
         _warm_up(sitting, loaded, began_at=began_at, progress=progress)
     if not stored or changes or sitting.config != config:
         save_config(sitting.config, run.config)
@@ -195,6 +212,21 @@ def _build(
     return model, optimizers, loaded.state if loaded else TrainState()
 
 
+def _open_feed(sitting: Sitting, loaded: Checkpoint | None, progress: Progress) -> FeedBatches | None:
+    """The stream from where the run stands; None where the data are shards."""
+    if sitting.config.data.mode == "shards":
+        return None
+    return open_batches(
+        sitting.config,
+        sitting.manifest,
+        sitting.tokenizer,
+        n_workers=sitting.config.data.workers or min(_MOST_ENCODERS, runtime.n_physical_cores()),
+        kept=loaded.facts["stream"] if loaded else None,
+        cursor=sitting.state.cursor,
+        notice=progress.say,
+    )
+
+
 def _warm_up(sitting: Sitting, loaded: Checkpoint | None, *, began_at: float, progress: Progress) -> None:
     """Compile, and turn minutes into steps; neither leaves a trace in weights or optimizer state."""
     config = sitting.config
@@ -232,8 +264,19 @@ def _warm_up(sitting: Sitting, loaded: Checkpoint | None, *, began_at: float, pr
 
 
 def make_batches(sitting: Sitting) -> Callable[[int], Sequence[tuple[Tensor, Tensor]]]:
-    """Cursor -> micro-batches, read from the shards onto the device."""
-    config, windows, size = sitting.config, sitting.windows, sitting.config.train.micro_batch_size or 1
+    """Cursor -> micro-batches, read from the shards or the stream onto the device."""
+    config, windows, feed = sitting.config, sitting.windows, sitting.feed
+    size = config.train.micro_batch_size or 1
+
+    def on_device(inputs: NDArray[np.int64], targets: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        moved = (torch.from_numpy(part).to(config.train.device) for part in (inputs, targets))
+        first, second = (part.contiguous() for part in moved)
+        return first, second
+
+    if feed is not None:
+        return lambda cursor: [
+            on_device(rows[:, :-1], rows[:, 1:]) for rows in np.split(feed.rows(cursor), _grad_accum_steps(config))
+        ]
 
     def batches(cursor: int) -> Sequence[tuple[Tensor, Tensor]]:
         micro_batches = []
@@ -247,8 +290,7 @@ def make_batches(sitting: Sitting) -> Callable[[int], Sequence[tuple[Tensor, Ten
                 micro_step=micro_step,
                 n_windows=windows.n,
             )
-            inputs, targets = (torch.from_numpy(part).to(config.train.device) for part in windows.read(ids))
-            micro_batches.append((inputs.contiguous(), targets.contiguous()))
+            micro_batches.append(on_device(*windows.read(ids)))
         return micro_batches
 
     return batches

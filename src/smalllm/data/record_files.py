@@ -94,10 +94,17 @@ def _text_of_line(line: bytes, *, where: str, text_column: str) -> str:
         raise DataError(f"{where} is not UTF-8: byte {error.start} of the line. Convert the file to UTF-8") from error
     except (ValueError, RecursionError) as error:
         raise DataError(f"{where} is not JSON ({error}); expected one object per line. Correct the line") from error
+    return text_of_record(record, where=where, text_column=text_column)
+
+
+def text_of_record(record: object, *, where: str, text_column: str) -> str:
+    """The text in one JSON value.
+
+    Raises:
+        DataError: not an object, or no text under that key.
+    """
     if not isinstance(record, dict):
-        raise DataError(
-            f'{where} is not a JSON object; expected a line like {{"{text_column}": "…"}}. Correct the line'
-        )
+        raise DataError(f'{where} is not a JSON object; expected one like {{"{text_column}": "…"}}. Correct it')
     if text_column not in record:
         raise DataError(
             f"{where} has no {text_column!r}, only {', '.join(map(repr, record)) or 'nothing'}; "
@@ -111,7 +118,7 @@ def _text_of_line(line: bytes, *, where: str, text_column: str) -> str:
     except UnicodeEncodeError as error:
         raise DataError(
             f"{where}: the text holds half a surrogate pair, {text[error.start]!a}, which is no character; "
-            "expected whole characters. Correct or remove the line"
+            "expected whole characters. Correct or remove it"
         ) from error
     return text
 

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from smalllm.data.document import Document, Reading
+from smalllm.data.packed_files import ARCHIVE_SUFFIXES, read_archive, read_json
 from smalllm.data.record_files import read_json_lines, read_parquet
 from smalllm.data.text_files import find_cut, read_text
 from smalllm.errors import DataError
@@ -70,7 +71,8 @@ def read_files(
     """The documents of text, JSON Lines and Parquet files, in order, told apart by suffix.
 
     Args:
-        files: `.jsonl` or `.ndjson`, `.parquet`, else UTF-8 text; `.gz` on top, but for Parquet.
+        files: `.jsonl` or `.ndjson`, `.json`, `.parquet`, else UTF-8 text; `.gz` on top, but for Parquet; or
+            `.tar.gz` archives of such files.
         separator: what stands between the documents of a text file, `<|endoftext|>` for instance; newlines
             around it belong to neither. None makes each text file one document.
         text_column: the JSON key or Parquet column that holds the text.
@@ -148,9 +150,15 @@ def read_python_library() -> Iterator[Document]:
 
 def _read_file(path: Path, *, separator: str | None, text_column: str, reading: Reading | None) -> Iterator[Document]:
     _size_bytes(path)
+    if path.name.endswith(ARCHIVE_SUFFIXES):
+        return read_archive(
+            path, lambda member: _read_file(member, separator=separator, text_column=text_column, reading=None)
+        )
     suffix = path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
     if suffix in (".jsonl", ".ndjson"):
         return read_json_lines(path, text_column=text_column, reading=reading)
+    if suffix == ".json":
+        return read_json(path, text_column=text_column)
     if suffix == ".parquet":
         return read_parquet(path, text_column=text_column, reading=reading)
     return read_text(path, separator=separator, reading=reading)

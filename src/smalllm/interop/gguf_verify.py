@@ -175,13 +175,14 @@ def _continue(model: GPT, prompt: Sequence[int], n_continued: int) -> list[int]:
 
 def _check_continuation(model: GPT, prompt: Sequence[int], made: Sequence[int], *, by: str, tolerance: float) -> None:
     """Each token made is our best, or as good but for rounding."""
-    ids = list(prompt)
-    for token_id in made:
-        logits = _logits(model, ids)[-1]
-        best = int(logits.argmax())
+    after = _logits(model, [*prompt, *made])[len(prompt) - 1 :]
+    for i, token_id in enumerate(made):
+        logits, best = after[i], int(after[i].argmax())
         if logits[best] - logits[token_id] > 2 * tolerance * max(1.0, float(logits.abs().max())):
-            raise _differs(f"the greedy continuations differ: {by} writes id {token_id}, smalllm {best}, after {ids}")
-        ids.append(token_id)
+            raise _differs(
+                f"the greedy continuations differ: {by} writes id {token_id}, smalllm {best}, after "
+                f"{[*prompt, *made[:i]]}"
+            )
 
 
 def _differing_ids(text: str, ours: Sequence[int], theirs: Sequence[int], *, by: str) -> str:

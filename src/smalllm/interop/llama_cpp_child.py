@@ -8,6 +8,7 @@ machines. It imports nothing of smalllm. The sums are in FP32, with a cache in F
 
 import ctypes
 import json
+import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,16 +34,19 @@ def main(request: Path, answer: Path) -> None:
         print(error, file=sys.stderr)
         raise SystemExit(NOT_LOADED) from error
 
+    logging.getLogger("llama-cpp-python").setLevel(logging.ERROR)
     asked = json.loads(request.read_text(encoding="utf-8"))
     model = _load(llama_cpp, asked["path"])
     vocab = llama_cpp.llama_model_get_vocab(model)
     encoded = [_encode(llama_cpp, vocab, text.encode()) for text in asked["texts"]]
     pieces = [_piece(llama_cpp, vocab, i) for i in range(llama_cpp.llama_vocab_n_tokens(vocab))]
-    logits = _logits(llama_cpp, model, vocab, asked["token_ids"], n_threads=asked["n_threads"])
-    continued: list[int] = []
-    for _ in range(asked["n_continued"]):
-        last = _logits(llama_cpp, model, vocab, [*asked["prompt"], *continued], n_threads=asked["n_threads"])[-1]
-        continued.append(int(last.argmax()))
+    n_threads, n_vocab = asked["n_threads"], len(pieces)
+    context = _context(llama_cpp, model, n_positions=len(asked["token_ids"]), n_threads=n_threads)
+    logits = _decode(llama_cpp, context, asked["token_ids"], start=0, n_vocab=n_vocab)
+    llama_cpp.llama_free(context)
+    n_positions = len(asked["prompt"]) + asked["n_continued"]
+    context = _context(llama_cpp, model, n_positions=n_positions, n_threads=n_threads)
+    continued = _continue(llama_cpp, context, asked["prompt"], n_continued=asked["n_continued"], n_vocab=n_vocab)
     np.savez(
         answer,
         version=np.array(llama_cpp.__version__),
@@ -84,26 +88,36 @@ def _piece(llama_cpp: Any, vocab: Any, token_id: int) -> bytes:
         room = -n_bytes
 
 
-def _logits(llama_cpp: Any, model: Any, vocab: Any, ids: Sequence[int], *, n_threads: int) -> NDArray[np.float32]:
-    """The logits after each id [T V], from an empty cache."""
+def _context(llama_cpp: Any, model: Any, *, n_positions: int, n_threads: int) -> Any:
     params = llama_cpp.llama_context_default_params()
-    params.n_ctx = params.n_batch = params.n_ubatch = len(ids)
+    params.n_ctx = params.n_batch = params.n_ubatch = n_positions
     params.n_threads = params.n_threads_batch = n_threads
     params.type_k = params.type_v = llama_cpp.GGML_TYPE_F32
     params.flash_attn_type = llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED
-    context = llama_cpp.llama_init_from_model(model, params)
+    return llama_cpp.llama_init_from_model(model, params)
+
+
+def _decode(llama_cpp: Any, context: Any, ids: Sequence[int], *, start: int, n_vocab: int) -> NDArray[np.float32]:
+    """The logits after each id [T V], which stand behind `start` earlier ones."""
     batch = llama_cpp.llama_batch_init(len(ids), 0, 1)
     batch.n_tokens = len(ids)
     for i, token_id in enumerate(ids):
-        batch.token[i], batch.pos[i], batch.n_seq_id[i], batch.logits[i] = token_id, i, 1, True
+        batch.token[i], batch.pos[i], batch.n_seq_id[i], batch.logits[i] = token_id, start + i, 1, True
         batch.seq_id[i][0] = 0
     if llama_cpp.llama_decode(context, batch):
         raise SystemExit("llama.cpp cannot compute")
-    shape = (len(ids), llama_cpp.llama_vocab_n_tokens(vocab))
-    logits = np.ctypeslib.as_array(llama_cpp.llama_get_logits(context), shape).copy()
+    logits = np.ctypeslib.as_array(llama_cpp.llama_get_logits(context), (len(ids), n_vocab)).copy()
     llama_cpp.llama_batch_free(batch)
-    llama_cpp.llama_free(context)
     return logits
+
+
+def _continue(llama_cpp: Any, context: Any, prompt: Sequence[int], *, n_continued: int, n_vocab: int) -> list[int]:
+    ids, new = list(prompt), list(prompt)
+    while len(ids) < len(prompt) + n_continued:
+        logits = _decode(llama_cpp, context, new, start=len(ids) - len(new), n_vocab=n_vocab)
+        new = [int(logits[-1].argmax())]
+        ids += new
+    return ids[len(prompt) :]
 
 
 if __name__ == "__main__":

@@ -56,12 +56,12 @@ def ask_llama_cpp(
         command = [sys.executable, "-P", llama_cpp_child.__file__, str(asked), str(answered)]
         done = subprocess.run(command, capture_output=True, text=True, errors="replace")
         if done.returncode == llama_cpp_child.NOT_LOADED:
-            notice(f"llama-cpp-python is installed and cannot be loaded: {_last_line(done.stderr)}")
+            notice(f"llama-cpp-python is installed and cannot be loaded: {_message(done.stderr)}")
             return None
         if done.returncode or not answered.is_file():
             ended = f"signal {-done.returncode}" if done.returncode < 0 else f"status {done.returncode}"
             raise InteropError(
-                f"llama.cpp does not run the file (it ended with {ended}): {_last_line(done.stderr)}. Nothing was "
+                f"llama.cpp does not run the file (it ended with {ended}): {_message(done.stderr)}. Nothing was "
                 "kept; try another --dtype, or update llama-cpp-python"
             )
         with np.load(answered) as found:
@@ -74,5 +74,7 @@ def ask_llama_cpp(
             )
 
 
-def _last_line(text: str) -> str:
-    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "no message")
+def _message(stderr: str) -> str:
+    """What was said first, and of a traceback last."""
+    lines = [line.strip() for line in stderr.splitlines() if line.strip()] or ["no message"]
+    return lines[-1] if lines[0].startswith("Traceback") else lines[0]

@@ -204,9 +204,11 @@ def _nearest(name: str, allowed: list[str]) -> str:
 
 
 def _nearest_field(name: str) -> str:
-    """The same for a dotted name: the field whose own name is nearest, of the same section if there are several."""
+    """The same for a dotted name: the field whose own name is nearest, of the same section if it has one."""
     section, _, key = name.rpartition(".")
-    ordered = sorted(_all_names(RunConfig), key=lambda full: full.rpartition(".")[0] == section)
-    by_key = {full.rpartition(".")[2]: full for full in ordered}
-    close = difflib.get_close_matches(key, by_key, n=1, cutoff=0.6)
-    return f'; did you mean "{by_key[close[0]]}"?' if close else ""
+    by_key = {full.rpartition(".")[2]: full for full in _all_names(RunConfig)}
+    beside = {full.rpartition(".")[2]: full for full in _all_names(RunConfig) if full.rpartition(".")[0] == section}
+    for names in (beside, by_key):
+        if close := difflib.get_close_matches(key, names, n=1, cutoff=0.6):
+            return f'; did you mean "{names[close[0]]}"?'
+    return ""
