@@ -14,7 +14,7 @@ from hub_helpers import made_texts, serve_hub, write_parquet, write_tinystories,
 from run_helpers import TINY, StopAt, exact_rows, final_files, train_until
 from smalllm import cli
 from smalllm.api import evaluate, prepare, sitting, stream, train
-from smalllm.api.data import tokenizer_facts
+from smalllm.api.foreign import tokenizer_facts
 from smalllm.config import RunConfig
 from smalllm.data.feed import WindowFeed
 from smalllm.data.pieces import split_by_hash

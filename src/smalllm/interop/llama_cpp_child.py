@@ -63,7 +63,7 @@ def _load(llama_cpp: Any, path: str) -> Any:
     llama_cpp.llama_backend_init()
     params = llama_cpp.llama_model_default_params()
     params.n_gpu_layers = 0
-    # Rearranged weights are for speed. Built by GCC 12 or older, llama.cpp crashes on them where the CPU has AMX.
+    # Rearranged weights are for speed. Built by GCC 12.2, llama.cpp crashes on them where the CPU has AMX.
     params.use_extra_bufts = False
     model = llama_cpp.llama_model_load_from_file(path.encode(), params)
     if not model:
@@ -93,7 +93,7 @@ def _context(llama_cpp: Any, model: Any, *, n_positions: int, n_threads: int) ->
     params.n_ctx = params.n_batch = params.n_ubatch = n_positions
     params.n_threads = params.n_threads_batch = n_threads
     params.type_k = params.type_v = llama_cpp.GGML_TYPE_F32
-    params.flash_attn_type = llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED
+    params.flash_attn_type = getattr(llama_cpp, "LLAMA_FLASH_ATTN_TYPE_DISABLED", 0)
     return llama_cpp.llama_init_from_model(model, params)
 
 

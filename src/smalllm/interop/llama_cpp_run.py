@@ -39,7 +39,22 @@ def ask_llama_cpp(
     n_continued: int,
     notice: Callable[[str], None],
 ) -> LlamaCppAnswer | None:
-    """Run the file in llama.cpp; None where it is not installed, or cannot be loaded."""
+    """Run a file in llama.cpp.
+
+    Args:
+        path: the file.
+        texts: to encode.
+        token_ids: whose logits are computed; the first `n_prompt` are continued, too.
+        n_prompt: at least 1.
+        n_continued: how many tokens are added to the prompt, greedily.
+        notice: told where llama.cpp is installed and cannot be loaded.
+
+    Returns:
+        None where it is not installed, or cannot be loaded.
+
+    Raises:
+        InteropError: it does not take the file, or crashes on it.
+    """
     if importlib.util.find_spec("llama_cpp") is None:
         return None
     request = {
@@ -64,14 +79,18 @@ def ask_llama_cpp(
                 f"llama.cpp does not run the file (it ended with {ended}): {_message(done.stderr)}. Nothing was "
                 "kept; try another --dtype, or update llama-cpp-python"
             )
-        with np.load(answered) as found:
-            return LlamaCppAnswer(
-                str(found["version"]),
-                [part.tolist() for part in np.split(found["ids"], np.cumsum(found["n_ids"])[:-1])],
-                [part.tobytes() for part in np.split(found["pieces"], np.cumsum(found["n_bytes"])[:-1])],
-                torch.from_numpy(found["logits"]),
-                found["continued"].tolist(),
-            )
+        return _read(answered)
+
+
+def _read(answered: Path) -> LlamaCppAnswer:
+    with np.load(answered) as found:
+        return LlamaCppAnswer(
+            str(found["version"]),
+            [part.tolist() for part in np.split(found["ids"], np.cumsum(found["n_ids"])[:-1])],
+            [part.tobytes() for part in np.split(found["pieces"], np.cumsum(found["n_bytes"])[:-1])],
+            torch.from_numpy(found["logits"]),
+            found["continued"].tolist(),
+        )
 
 
 def _message(stderr: str) -> str:
