@@ -313,3 +313,11 @@ def test_the_public_names() -> None:
     assert set(smalllm.__all__) <= set(dir(smalllm)) and all(callable(getattr(smalllm, n)) for n in smalllm.__all__)
     with pytest.raises(AttributeError, match="no attribute 'trian'"):
         _ = smalllm.trian
+
+
+def test_a_tokenizer_asked_for_must_have_made_the_data(tmp_path: Path) -> None:
+    config = prepared_config(tmp_path)
+    asked = {"tokenizer.kind": "sentencepiece", "tokenizer.vocab_size": 300}
+    with pytest.raises(ConfigError, match=r"tokenizer\.kind = sentencepiece: the data was prepared with bytes"):
+        smalllm.train(override(config, asked), out=tmp_path / "asked", changes=asked)
+    smalllm.train(override(config, asked), out=tmp_path / "recipe")  # a recipe's tokenizer gives way to the data's

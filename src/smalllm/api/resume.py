@@ -68,6 +68,21 @@ def facts_of(manifest: Manifest, tokenizer: Tokenizer) -> dict[str, Any]:
     }
 
 
+def check_asked_tokenizer(config: RunConfig, manifest: Manifest, changes: Mapping[str, Any]) -> None:
+    """Refuse a tokenizer that was asked for and did not make the data; one that only a recipe names gives way.
+
+    Raises:
+        ConfigError: a field of `[tokenizer]` among `changes` disagrees with the manifest.
+    """
+    for key in ("kind", "vocab_size"):
+        asked, made = getattr(config.tokenizer, key), getattr(manifest.tokenizer, key)
+        if f"tokenizer.{key}" in changes and asked not in (None, made):
+            raise ConfigError(
+                f"tokenizer.{key} = {asked}: the data was prepared with {made}; leave --tokenizer.{key} out, or "
+                "prepare the text again in another directory (--data.path)"
+            )
+
+
 def check_facts(run: RunDir, checkpoint: Checkpoint, facts: Mapping[str, Any]) -> None:
     """Refuse to go on with other data than the run was started with.
 

@@ -17,7 +17,7 @@ from smalllm.api.data import data_path, load_data
 from smalllm.api.foreign import configured_tokenizer
 from smalllm.api.origin import copy_weights, origin_facts
 from smalllm.api.preparation import prepare
-from smalllm.api.resume import check_facts, facts_of
+from smalllm.api.resume import check_asked_tokenizer, check_facts, facts_of
 from smalllm.api.scores import Exam
 from smalllm.api.stream import open_batches
 from smalllm.checkpoint import Checkpoint, TrainState, checkpoint_paths, copy_parameters, load_latest, mark_best
@@ -88,11 +88,10 @@ def sit_down(
     manifest, tokenizer = load_data(
         data, command=command, data=config.data, tokenizer=lambda: _tokenizer_of(run, config, origin), progress=progress
     )
-    if (
-        manifest.layouts is None
-        and sum(f.tokens for split in manifest.splits.values() for f in split.files) * 2 <= _VERIFY_BYTES
-    ):
+    n_tokens = sum(f.tokens for split in manifest.splits.values() for f in split.files)
+    if manifest.layouts is None and 2 * n_tokens <= _VERIFY_BYTES:
         verify_shards(data, manifest)
+    check_asked_tokenizer(config, manifest, changes)
     loaded = load_latest(run, notice=progress.say)
     if loaded is not None:
         check_facts(run, loaded, facts_of(manifest, tokenizer))
