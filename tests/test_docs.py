@@ -68,13 +68,18 @@ def problem_with(command: str) -> str | None:
             parse_as(name, arguments)
     except SystemExit as stop:
         return said.getvalue() if stop.code else None
-    except SmalllmError as error:
+    except (SmalllmError, KeyError) as error:
         return str(error)
     return None
 
 
 def parse_as(name: str, arguments: list[str]) -> None:
-    options = importlib.import_module(f"smalllm.cli.{name}").Options
+    module = importlib.import_module(f"smalllm.cli.{name}")
+    if hasattr(module, "OPTIONS"):  # a command of commands: the next word says which
+        if arguments:
+            parse(module.OPTIONS[arguments[0]], arguments[1:], command=f"{name} {arguments[0]}")
+        return
+    options = module.Options
     if name in TAKES_RECIPE and arguments:
         # a configuration file that a reader has, and we have not, stands for any recipe
         given = "stories" if arguments[0] == "RECIPE" or arguments[0].endswith(".toml") else arguments[0]
@@ -107,6 +112,8 @@ def test_every_command_parses(name: str) -> None:
         "generate runs/x --prompts hello",
         "evaluate runs/x --tokens few",
         "quickstart 3",
+        "bench tokenise",
+        "bench tokenize --megabyte 3",
     ],
 )
 def test_a_command_that_does_not_exist_is_found(command: str) -> None:

@@ -96,14 +96,12 @@ def bench_tokenize(
     with TemporaryDirectory(prefix="smalllm-bench-") as name:
         ways = _ways(Path(name), texts, tokenizer, n_workers)
         measured: dict[str, list[float]] = {way: [] for way in ways}
-        progress.begin("measuring", total=rounds * len(ways))
-        for number in range(rounds):
+        for number in range(1, rounds + 1):
             for way, run in ways.items():
                 started_at = time.perf_counter()
                 run()
                 measured[way].append(text_bytes / 1e6 / (time.perf_counter() - started_at))
-                progress.advance(number * len(ways) + len(measured), f"{way}: {measured[way][-1]:.1f} MB/s")
-        progress.end()
+                progress.say(f"round {number} of {rounds}: {way}, {measured[way][-1]:.1f} MB/s")
     return TokenizeBench(
         tokenizer=tokenizer.kind,
         documents=len(texts),
@@ -142,10 +140,13 @@ def _ways(folder: Path, texts: list[str], asked: TokenizerConfig, n_workers: int
     path = Path(asked.path) if asked.path else None
     tokenizer = build_tokenizer(asked.kind, vocab_size=asked.vocab_size, path=path, texts=lambda: iter(texts))
     save_tokenizer(tokenizer, folder / "tokenizer")
-    pyarrow.parquet.write_table(pyarrow.table({"text": texts}), folder / "text.parquet", row_group_size=4096)
+    for name, some in (("text", texts), ("val", texts[:1])):  # one apart, so that neither split is empty
+        pyarrow.parquet.write_table(pyarrow.table({"text": some}), folder / f"{name}.parquet", row_group_size=4096)
     batches = list(_batches(texts))
     config = RunConfig(
-        data=DataConfig(files=(str(folder / "text.parquet"),), val_fraction=0.01, workers=n_workers),
+        data=DataConfig(
+            files=(str(folder / "text.parquet"),), val_files=(str(folder / "val.parquet"),), workers=n_workers
+        ),
         tokenizer=TokenizerConfig(kind=asked.kind, path=None if asked.kind == "bytes" else str(folder / "tokenizer")),
     )
     outs = (folder / f"data-{i}" for i in range(1_000_000))

@@ -12,8 +12,6 @@ from smalllm.cli.progress import make_progress
 from smalllm.config import TokenizerConfig
 from smalllm.errors import ConfigError
 
-WHAT = {"tokenize": "text to token ids: the library itself, our ways, and prepare whole"}
-
 
 @dataclass(frozen=True)
 class TokenizeOptions:
@@ -36,18 +34,21 @@ class TokenizeOptions:
     """Print the result as JSON."""
 
 
+OPTIONS = {"tokenize": TokenizeOptions}
+WHAT = {"tokenize": "text to token ids: the library itself, smalllm's ways, and prepare whole"}
+
+
 def main(arguments: Sequence[str]) -> int:
     """Run the command."""
-    if not arguments or arguments[0] in ("-h", "--help"):
+    if arguments and arguments[0] in ("-h", "--help"):
         lines = [f"  {name:<10} {text}" for name, text in WHAT.items()]
         print("\n".join(["usage: smalllm bench WHAT [OPTIONS]", "", "what is measured:", *lines]))
-        if not arguments:
-            raise ConfigError(f"say what to measure: {', '.join(WHAT)}")
+        print("\nThe options: smalllm bench WHAT --help")
         return 0
-    what, rest = arguments[0], arguments[1:]
+    what = arguments[0] if arguments else "nothing"
     if what not in WHAT:
-        raise ConfigError(f"nothing called {what!r} can be measured; expected {', '.join(WHAT)}")
-    return _tokenize(parse(TokenizeOptions, rest, command=f"bench {what}"))
+        raise ConfigError(f"smalllm bench {what}: say what to measure: {', '.join(WHAT)}")
+    return _tokenize(parse(OPTIONS[what], arguments[1:], command=f"bench {what}"))
 
 
 def _tokenize(options: TokenizeOptions) -> int:
