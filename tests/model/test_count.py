@@ -14,7 +14,7 @@ from smalllm.model.gpt import GPT, padded_vocab_size
 from smalllm.recipes import load_recipe, recipe_names
 
 MakeModel = Callable[..., GPT]
-BUILT_IN_SIZES = {"gpt2": 50_257, "bytes": 257}
+BUILT_IN_SIZES = {"gpt2": 50_257, "bytes": 257, "huggingface": 50_257}  # the last: GPT-2 from the Hub
 
 
 def real_count(config: ModelConfig, *, vocab_size: int) -> int:
