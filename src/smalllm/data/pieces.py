@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smalllm.data.document import Document
-from smalllm.data.manifest import TokenizerFacts
+from smalllm.data.manifest import TokenizerFacts, dtype_for
 from smalllm.errors import DataError
 from smalllm.protocols import Encoded
 
@@ -116,7 +116,7 @@ def end_documents(pieces: list[Piece], encoded: Encoded, *, tokenizer: Tokenizer
     """
     ids, lengths = encoded
     borders = np.cumsum(lengths)
-    if len(ids) and (ids.min() < 0 or ids.max() >= tokenizer.vocab_size):
+    if len(ids) and (ids.max() >= tokenizer.vocab_size or (ids.dtype.kind == "i" and ids.min() < 0)):
         wrong = int(np.flatnonzero((ids < 0) | (ids >= tokenizer.vocab_size))[0])
         origin = pieces[int(np.searchsorted(borders, wrong, side="right"))].origin
         raise DataError(
@@ -124,8 +124,8 @@ def end_documents(pieces: list[Piece], encoded: Encoded, *, tokenizer: Tokenizer
             f"{tokenizer.vocab_size}. Rebuild the tokenizer: its files do not belong together."
         )
     final = np.fromiter((piece.final for piece in pieces), bool, count=len(pieces))
-    wide = ids.astype(np.uint32, copy=False)
-    return Batch(pieces, np.insert(wide, borders[final], tokenizer.eos_id), lengths + final)
+    as_stored = ids.astype(dtype_for(tokenizer.vocab_size), copy=False)
+    return Batch(pieces, np.insert(as_stored, borders[final], tokenizer.eos_id), lengths + final)
 
 
 def part_of(batch: Batch, split: str) -> Batch:

@@ -14,6 +14,7 @@ import struct
 import sys
 import threading
 from collections.abc import Sequence
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import IO, Any
 
@@ -58,8 +59,9 @@ def read_texts(file: IO[bytes]) -> list[bytes] | None:
     head = file.read(8)
     if len(head) < 8:
         return None
-    lengths = read_array(file, int.from_bytes(head, "little"), "<u8").tolist()
-    return [file.read(length) for length in lengths]
+    borders = [0, *accumulate(read_array(file, int.from_bytes(head, "little"), "<u8").tolist())]
+    content = file.read(borders[-1])
+    return [content[start:stop] for start, stop in pairwise(borders)]
 
 
 def read_array(file: IO[bytes], length: int, dtype: str) -> NDArray[Any]:

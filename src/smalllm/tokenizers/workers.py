@@ -4,6 +4,7 @@ Processes and not threads: the libraries build Python objects under the interpre
 wait for each other. Each process is a fresh Python without torch (see `worker.py`), and none outlives this one.
 """
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -15,6 +16,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from itertools import chain, islice
 from pathlib import Path
 from queue import SimpleQueue
+from threading import Lock
 from typing import TypeVar
 
 from smalllm.errors import DataError, EncodingError
@@ -24,6 +26,7 @@ from smalllm.tokenizers.worker import FAILED, HEAD, encode_batch, id_dtype, read
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+_PIPE_BYTES = 1 << 20
 # One thread each: the processes are as many as the cores.
 _ENVIRONMENT = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS"), "1") | {
     "TOKENIZERS_PARALLELISM": "false"
@@ -43,7 +46,8 @@ def encode_here(tokenizer: Tokenizer) -> EncodeAll:
 def encode_in_processes(tokenizer: Tokenizer, directory: Path, *, n_workers: int) -> Iterator[EncodeAll]:
     """Encode by `n_workers` processes, which end with this context, or with this process.
 
-    They start with the second batch: a single one is encoded here. At most two batches per process are under way.
+    They start with the second batch: a single one is encoded here. Each process has one batch in work and the next at
+    hand; up to three per process are under way.
 
     Args:
         tokenizer: the one that `directory` holds.
@@ -62,10 +66,12 @@ def encode_in_processes(tokenizer: Tokenizer, directory: Path, *, n_workers: int
             if len(first) < 2:
                 yield from encode_here(tokenizer)(first)
                 return
-            free: SimpleQueue[_Process] = SimpleQueue()
+            processes: list[_Process] = []
             for _ in range(n_workers):
-                process = _Process(directory, vocab_size=tokenizer.vocab_size)
-                stack.callback(process.end)
+                processes.append(_Process(directory, vocab_size=tokenizer.vocab_size))
+                stack.callback(processes[-1].end)
+            free: SimpleQueue[_Process] = SimpleQueue()
+            for process in 2 * processes:  # once for the batch in work, once for the one at hand
                 free.put(process)
 
             def encode(texts: Sequence[bytes]) -> Encoded:
@@ -75,8 +81,8 @@ def encode_in_processes(tokenizer: Tokenizer, directory: Path, *, n_workers: int
                 finally:
                     free.put(process)
 
-            with ThreadPoolExecutor(n_workers) as threads:
-                yield from map_in_order(threads, encode, chain(first, rest), ahead=2 * n_workers)
+            with ThreadPoolExecutor(2 * n_workers) as threads:
+                yield from map_in_order(threads, encode, chain(first, rest), ahead=3 * n_workers)
 
         yield encode_all
 
@@ -129,19 +135,21 @@ class _Process:
             raise DataError(
                 f"no process could be started to encode the text ({error.strerror}); use fewer --data.workers"
             ) from error
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._input, self._output = self._process.stdin, self._process.stdout
+        self._sending, self._reading = Lock(), Lock()
+        with suppress(AttributeError, OSError):  # Linux, within limits: a whole batch fits, and waits at the other end
+            fcntl.fcntl(self._input, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
 
     def encode(self, texts: Sequence[bytes]) -> Encoded:
-        """The ids of one batch."""
-        assert self._process.stdin is not None and self._process.stdout is not None
-        out = self._process.stdout
+        """The ids of one batch. While one caller waits for its ids, another may send its batch."""
         try:
-            write_texts(self._process.stdin, texts)
-            n_texts, length = HEAD.unpack(read_array(out, HEAD.size, "u1").tobytes())
-            if n_texts == FAILED:
-                index = int(read_array(out, 1, "<u8")[0])
-                raise EncodingError(out.read(length).decode(), index=index)
-            counts = read_array(out, n_texts, "<u8").astype("i8")
-            return Encoded(read_array(out, length, self._dtype), counts)
+            with ExitStack() as stack:
+                with self._sending:
+                    write_texts(self._input, texts)
+                    # Taken before the other is let go: who sent first reads first.
+                    stack.enter_context(self._reading)
+                return self._read()
         except (OSError, EOFError):
             code = self._process.wait()
             how = f"signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"exit code {code}"
@@ -150,11 +158,18 @@ class _Process:
                 "kept: run the same command again, with fewer --data.workers if memory is short"
             ) from None
 
+    def _read(self) -> Encoded:
+        n_texts, length = HEAD.unpack(read_array(self._output, HEAD.size, "u1").tobytes())
+        if n_texts == FAILED:
+            index = int(read_array(self._output, 1, "<u8")[0])
+            raise EncodingError(self._output.read(length).decode(), index=index)
+        counts = read_array(self._output, n_texts, "<u8").astype("i8")
+        return Encoded(read_array(self._output, length, self._dtype), counts)
+
     def end(self) -> None:
         """End it at once: it holds nothing that could be lost."""
         self._process.kill()
-        for pipe in (self._process.stdin, self._process.stdout):
+        for pipe in (self._input, self._output):
             with suppress(OSError):
-                assert pipe is not None
                 pipe.close()
         self._process.wait()
