@@ -7,13 +7,16 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from smalllm.cli.options import parse
 from smalllm.cli.progress import make_progress
 from smalllm.reporting.words import count, size
+
+if TYPE_CHECKING:
+    from smalllm.api.interop import Exported
 
 
 @dataclass(frozen=True)
@@ -43,13 +46,18 @@ def main(arguments: Sequence[str]) -> int:
         print(json.dumps({**asdict(done), "path": str(done.path)}))
         return 0
     print(f"{done.path}: {done.family}, {count(done.parameters)} parameters, {options.dtype}, {size(done.bytes)}")
+    print_proof(done)
+    return 0
+
+
+def print_proof(done: "Exported") -> None:
+    """Say with what an export or import was compared, and how nearly it agreed."""
     if done.proof is not None:
         proof = done.proof
         print(
             f"  verified with {proof.by}: logits of {proof.n_positions:,} positions (largest difference "
             f"{proof.logit_difference:.1e}), token ids of {proof.n_texts} texts, {proof.n_continued} greedy tokens"
         )
-    return 0
 
 
 def clean_up_when_ended() -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from smalllm.cli.export import clean_up_when_ended
+from smalllm.cli.export import clean_up_when_ended, print_proof
 from smalllm.cli.options import parse
 from smalllm.cli.progress import make_progress
 from smalllm.reporting.words import count
@@ -37,11 +37,6 @@ def main(arguments: Sequence[str]) -> int:
         print(json.dumps({**asdict(done), "path": str(done.path)}))
         return 0
     print(f"{done.path}: {done.family}, {count(done.parameters)} parameters")
-    if done.proof is not None:
-        proof = done.proof
-        print(
-            f"  verified with {proof.by}: logits of {proof.n_positions:,} positions (largest difference "
-            f"{proof.logit_difference:.1e}), token ids of {proof.n_texts} texts, {proof.n_continued} greedy tokens"
-        )
+    print_proof(done)
     print(f"  next: smalllm generate {done.path} --prompt 'Once upon a time'")
     return 0
