@@ -20,6 +20,7 @@ TokenizerKind = Literal["gpt2", "sentencepiece", "huggingface", "bytes"]
 OptimizerKind = Literal["adamw", "muon"]
 Schedule = Literal["cosine", "linear", "hold", "constant"]
 Precision = Literal["auto", "fp32", "tf32", "bf16"]
+TrackerName = Literal["wandb", "tensorboard", "swanlab", "trackio"]
 DeviceChoice = Literal["auto", "cpu", "cuda", "mps"]
 
 
@@ -231,6 +232,18 @@ class EvalConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class TrackConfig:
+    """Where the run is shown besides its own report."""
+
+    trackers: tuple[TrackerName, ...] = ()
+    """wandb, tensorboard, swanlab, trackio, any of them; each needs the extra of its name."""
+    project: str = "smalllm"
+    """What the trackers file the run under."""
+    name: str | None = None
+    """What they call the run; absent: the name of its directory."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class RunConfig:
     """Everything that decides a run."""
 
@@ -242,6 +255,7 @@ class RunConfig:
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
+    track: TrackConfig = field(default_factory=TrackConfig)
 
 
 def field_names(config_type: type) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from smalllm.config import DataConfig, ModelConfig, OptimConfig, RunConfig, TrainConfig
+from smalllm.config import DataConfig, ModelConfig, OptimConfig, RunConfig, TrackConfig, TrainConfig
 from smalllm.errors import ConfigError
 
 _POSITIVE = "at least 1"
@@ -59,6 +59,7 @@ def problems(config: RunConfig) -> list[str]:
         *_stream_problems(config.data, config.train),
         *_optim_problems(config.optim),
         *_batch_problems(config.train, config.model),
+        *_track_problems(config.track),
     ]
 
 
@@ -158,3 +159,10 @@ def _batch_problems(train: TrainConfig, model: ModelConfig) -> Iterator[str]:
             f"train.micro_batch_size = {train.micro_batch_size}: must divide the "
             f"{train.tokens_per_step // context} windows of train.tokens_per_step = {train.tokens_per_step}"
         )
+
+
+def _track_problems(track: TrackConfig) -> Iterator[str]:
+    for key in ("project", "name"):
+        value = getattr(track, key)
+        if value is not None and not value.strip():
+            yield f'track.{key} = "{value}": must not be empty; leave it out for the default'

@@ -27,6 +27,8 @@ from smalllm.optim.optimizers import optimizer_tensors
 from smalllm.problems import check
 from smalllm.protocols import Progress, Silent
 from smalllm.rundir import RunDir, append_jsonl, locked
+from smalllm.tracking.followers import Hear, following
+from smalllm.tracking.names import check_installed
 from smalllm.training.loop import Outcome, Parts, run_loop
 
 _SAMPLE_TOKENS = 200
@@ -65,18 +67,25 @@ def train(
     with locked(run):
         if run.config.exists() and not resume:
             raise RunError(f"{run.path}: holds a run already; continue it with --resume, or choose another --out")
-        sitting = _opened(run, config, changes=changes or {}, name=name or config.recipe, progress=progress)
-        if sitting.is_complete and run.result.exists():
-            progress.say(f"{run.path}: complete at step {sitting.state.step:,}")
-        else:
+        sitting = open_sitting(run, config, changes=changes or {}, name=name or config.recipe, progress=progress)
+        is_done = sitting.is_complete and run.result.exists()
+        if not is_done:
             run.result.unlink(missing_ok=True)  # of a shorter run that now goes on
-            outcome = _train_and_close(sitting, progress)
-            if outcome.reason not in ("complete", "patience"):
-                return {"stopped": outcome.reason, "steps": outcome.state.step, "run": str(run.path)}
-        return finish_run(run, sitting.data, sitting.manifest, progress=progress)
+        track = sitting.config.track
+        with following(run, track.trackers, project=track.project, name=track.name, notice=progress.say) as hear:
+            if is_done:
+                progress.say(f"{run.path}: complete at step {sitting.state.step:,}")
+            else:
+                outcome = _train_and_close(sitting, hear, progress)
+                if outcome.reason not in ("complete", "patience"):
+                    return {"stopped": outcome.reason, "steps": outcome.state.step, "run": str(run.path)}
+            return finish_run(run, sitting.data, sitting.manifest, progress=progress)
 
 
-def _opened(run: RunDir, config: RunConfig, *, changes: Mapping[str, Any], name: str, progress: Progress) -> Sitting:
+def open_sitting(
+    run: RunDir, config: RunConfig, *, changes: Mapping[str, Any], name: str, progress: Progress
+) -> Sitting:
+    """A sitting of a run that starts or goes on, ready for its next step; arguments and errors are those of `train`."""
     config, stored = opened_config(run, config, changes)
     name = str(run.config) if stored else name
     origin = open_origin(run, config)
@@ -89,16 +98,17 @@ def _opened(run: RunDir, config: RunConfig, *, changes: Mapping[str, Any], name:
             progress.say(notice)
         check_data(check(config), origin, name=name)
         command = data_command(config, origin, name=name)
+    check_installed(config.track.trackers)
     return sit_down(run, config, origin, stored=stored, changes=changes, command=command, progress=progress)
 
 
-def _train_and_close(sitting: Sitting, progress: Progress) -> Outcome:
+def _train_and_close(sitting: Sitting, hear: Hear, progress: Progress) -> Outcome:
     """Train; a stream's threads end with it, and how long the model waited for them is told."""
     if sitting.feed is None:
-        return _train(sitting, progress)
+        return _train(sitting, hear, progress)
     feed, before_s = sitting.feed.feed, sitting.state.elapsed_s
     try:
-        outcome = _train(sitting, progress)
+        outcome = _train(sitting, hear, progress)
     finally:
         feed.close()
     sitting_s = outcome.state.elapsed_s - before_s
@@ -107,7 +117,7 @@ def _train_and_close(sitting: Sitting, progress: Progress) -> Outcome:
     return outcome
 
 
-def _train(sitting: Sitting, progress: Progress) -> Outcome:
+def _train(sitting: Sitting, hear: Hear, progress: Progress) -> Outcome:
     run, config = sitting.run, sitting.config
     facts = facts_of(sitting.manifest, sitting.tokenizer)
 
@@ -134,6 +144,7 @@ def _train(sitting: Sitting, progress: Progress) -> Outcome:
     def row(values: Mapping[str, Any]) -> None:
         append_jsonl(run.metrics, values)
         progress.row(values)
+        hear()
 
     parts = Parts(
         loss_function=sitting.loss_function,
