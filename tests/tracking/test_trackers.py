@@ -151,7 +151,7 @@ def test_a_tracker_without_its_package_is_refused_before_the_run(
 
 
 def test_names_of_trackers_are_checked() -> None:
-    with pytest.raises(ConfigError, match='track.trackers = .*must be a list of "wandb" or .*did you mean "swanlab"'):
+    with pytest.raises(ConfigError, match=r'track.trackers = .*must be a list of "wandb" or .*did you mean "swanlab"'):
         from_dict({"track": {"trackers": ["tensorboard", "swanlob"]}})
     assert from_dict({"track": {"trackers": ["tensorboard", "swanlab"]}}).track.trackers == ("tensorboard", "swanlab")
     wrong = problems(from_dict({"track": {"project": " "}}))
