@@ -213,6 +213,8 @@ class TrainConfig:
     """Steps between rows of metrics.jsonl."""
     patience: int = 0
     """Evaluations without a better validation loss before the run stops; 0: never."""
+    overfit_one_batch: bool = False
+    """For debugging: every update trains on the windows of the first again, which a sound model learns by heart."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

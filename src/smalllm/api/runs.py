@@ -6,6 +6,7 @@ from typing import Any
 
 from smalllm.api.data import prepare_command
 from smalllm.api.finish import finish_run
+from smalllm.api.one_batch import watch_one_batch
 from smalllm.api.origin import adopt, check_data, data_command, lower_rates, open_origin
 from smalllm.api.resume import facts_of, opened_config
 from smalllm.api.sitting import Sitting, make_batches, sit_down
@@ -120,6 +121,7 @@ def _train_and_close(sitting: Sitting, hear: Hear, progress: Progress) -> Outcom
 def _train(sitting: Sitting, hear: Hear, progress: Progress) -> Outcome:
     run, config = sitting.run, sitting.config
     facts = facts_of(sitting.manifest, sitting.tokenizer)
+    watch = watch_one_batch(sitting, progress) if config.train.overfit_one_batch else None
 
     def save(state: TrainState, is_best: bool) -> None:
         try:
@@ -145,6 +147,8 @@ def _train(sitting: Sitting, hear: Hear, progress: Progress) -> Outcome:
         append_jsonl(run.metrics, values)
         progress.row(values)
         hear()
+        if watch is not None:
+            watch.row(values)
 
     parts = Parts(
         loss_function=sitting.loss_function,
