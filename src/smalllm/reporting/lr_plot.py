@@ -75,16 +75,27 @@ def _set_limits(axes: "Axes", facts: Mapping[str, Any]) -> None:
     axes.set_ylim(low - 0.15 * fall, min(float(max(facts["losses"])) + 0.1 * fall, high + _HEADROOM * fall))
 
 
+def _is_suggested(rate: float, facts: Mapping[str, Any]) -> bool:
+    """Whether a rate is the suggested one but for rounding: one line says enough."""
+    lr = finite(facts.get("lr"))
+    return lr is not None and abs(rate / lr - 1) < 0.06
+
+
+def _suggested_word(facts: Mapping[str, Any]) -> str:
+    steepest = finite(facts.get("steepest_lr"))
+    return "steepest fall, suggested" if steepest is not None and _is_suggested(steepest, facts) else "suggested"
+
+
 def _mark(axes: "Axes", facts: Mapping[str, Any]) -> None:
     """Vertical lines with their names beside them, at three heights so that names do not collide."""
     marks = (
-        ("lr", "suggested", "floor", 0.97),
+        ("lr", _suggested_word(facts), "floor", 0.97),
         ("steepest_lr", "steepest", "muted", 0.14),
         ("lowest_lr", "lowest", "val", 0.06),
     )
     for key, word, role, height in marks:
         value = finite(facts.get(key))
-        if value is None:
+        if value is None or (key == "steepest_lr" and _is_suggested(value, facts)):
             continue
         axes.axvline(value, color=COLOURS[role], linewidth=1.3, linestyle=(0, (5, 3)), zorder=3)
         axes.annotate(
