@@ -241,8 +241,11 @@ class Decoder:
 
     def _read(self, slots: Sequence[int]) -> Tensor:
         leaders: dict[tuple[int, ...], int] = {}
-        of_row, readers, rows, starts = [], [], [], []
-        followers = []
+        of_row: list[int] = []  # the row of logits of each slot
+        readers: list[int] = []
+        rows: list[list[int]] = []
+        starts: list[int] = []
+        followers: list[tuple[int, int]] = []
         for slot in slots:
             sequence = self._sequences[slot]
             row = sequence.ids[sequence.start + sequence.n_held :]

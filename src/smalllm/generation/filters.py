@@ -141,7 +141,7 @@ def _beyond_top_p(
     if logits.is_cpu and logits.shape[-1] > 4 * _CANDIDATES:
         found = logits.topk(_CANDIDATES, dim=-1)
         ids, by_id = found.indices.sort(-1)
-        values, by_value = found.values.gather(-1, by_id).sort(-1, descending=True, stable=True)
+        values, by_value = found.values.gather(-1, by_id).sort(dim=-1, descending=True, stable=True)
         order = ids.gather(-1, by_value)
         mass = probabilities.gather(-1, order)
         is_cut = mass.cumsum(-1) - mass >= top_p

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -142,5 +143,5 @@ def sample_tokens(
         uniforms: one number in [0, 1) per sequence; it alone decides the draw.
     """
     rows = rows_of([config] * len(logits), vocab_size=logits.shape[-1], device=logits.device.type)
-    is_seen = logits.new_zeros(logits.shape, dtype=bool).scatter(1, seen, True)
+    is_seen = torch.zeros_like(logits, dtype=torch.bool).scatter(1, seen, True)
     return draw_rows(logits, rows, uniforms, is_seen=is_seen, counts=logits.new_zeros(logits.shape))
