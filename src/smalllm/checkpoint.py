@@ -29,6 +29,7 @@ from torch import Tensor
 from smalllm.data.durable import sync_directory
 from smalllm.errors import CheckpointError
 from smalllm.rundir import RunDir, write_text
+from smalllm.sharded import local, part_of
 
 FORMAT, VERSION = "smalllm-checkpoint", 1
 _FILES = ("model.safetensors", "optimizer.safetensors", "state.json")
@@ -222,7 +223,7 @@ def copy_parameters(model: torch.nn.Module, tensors: Mapping[str, Tensor], *, wh
                 f"{where}: {name} has shape {tuple(tensors[name].shape)}, the model wants {tuple(parameter.shape)}"
             )
         with torch.no_grad():
-            parameter.copy_(tensors[name])
+            local(parameter).copy_(part_of(tensors[name], parameter))
 
 
 def _rounded(state: TrainState) -> TrainState:

@@ -18,6 +18,7 @@ DataMode = Literal["shards", "stream"]
 HubReader = Literal["auto", "datasets"]
 TokenizerKind = Literal["gpt2", "sentencepiece", "huggingface", "bytes"]
 OptimizerKind = Literal["adamw", "muon"]
+Parallel = Literal["ddp", "fsdp"]
 Schedule = Literal["cosine", "linear", "hold", "constant"]
 Precision = Literal["auto", "fp32", "tf32", "bf16"]
 DeviceChoice = Literal["auto", "cpu", "cuda", "mps"]
@@ -187,7 +188,7 @@ class TrainConfig:
     max_minutes: float | None = None
     """Wall-clock minutes, turned into steps by timing a few before the run."""
     tokens_per_step: int = 16_384
-    """Tokens per update, padding included; a multiple of context_length x micro_batch_size."""
+    """Tokens per update, padding included; a multiple of context_length x micro_batch_size x processes."""
     micro_batch_size: int | None = None
     """Sequences per forward pass; absent: chosen for the device. It does not change what is learned."""
     precision: Precision = "auto"
@@ -197,7 +198,12 @@ class TrainConfig:
     device: DeviceChoice = "auto"
     """auto: cuda, else mps, else cpu."""
     threads: int | None = None
-    """CPU threads; absent: one per physical core."""
+    """CPU threads of each process; absent: one per physical core, divided among the processes of a machine."""
+    parallel: Parallel = "ddp"
+    """With torchrun, ddp: each process holds the whole model; fsdp: each holds a share of it and of the optimizer's
+    state."""
+    tensor_parallel: int = 1
+    """With torchrun: processes that share the matrices of a block and see the same windows."""
     init_from: str | None = None
     """Run or checkpoint whose weights, shape and tokenizer the run starts from; absent: new weights."""
     seed: int = 1337

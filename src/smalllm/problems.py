@@ -18,7 +18,8 @@ _RANGES: dict[str, tuple[str, Any]] = {
             "model.n_layers", "model.n_heads", "model.n_kv_heads", "model.d_model", "model.d_head", "model.d_ff",
             "model.context_length", "data.stories", "data.shards", "data.shuffle_buffer", "data.shard_tokens",
             "data.workers", "tokenizer.vocab_size", "train.max_steps", "train.max_tokens", "train.tokens_per_step",
-            "train.micro_batch_size", "train.threads", "train.keep_checkpoints", "train.log_every", "eval.tokens",
+            "train.micro_batch_size", "train.tensor_parallel", "train.threads",
+            "train.keep_checkpoints", "train.log_every", "eval.tokens",
         ],
         (_POSITIVE, lambda v: v >= 1),
     ),
@@ -59,6 +60,7 @@ def problems(config: RunConfig) -> list[str]:
         *_stream_problems(config.data, config.train),
         *_optim_problems(config.optim),
         *_batch_problems(config.train, config.model),
+        *_parallel_problems(config.train, config.model),
     ]
 
 
@@ -158,3 +160,15 @@ def _batch_problems(train: TrainConfig, model: ModelConfig) -> Iterator[str]:
             f"train.micro_batch_size = {train.micro_batch_size}: must divide the "
             f"{train.tokens_per_step // context} windows of train.tokens_per_step = {train.tokens_per_step}"
         )
+
+
+def _parallel_problems(train: TrainConfig, model: ModelConfig) -> Iterator[str]:
+    n = train.tensor_parallel
+    if n < 2:
+        return
+    for name in ("n_heads", "n_kv_heads", "d_ff"):
+        value = getattr(model, name)
+        if value is not None and value % n:
+            yield f"train.tensor_parallel = {n}: must divide model.{name} = {value}, which is shared out in equal parts"
+    if model.d_ff is None and model.mlp == "gelu" and 4 * model.d_model % n:
+        yield f"train.tensor_parallel = {n}: must divide model.d_ff = {4 * model.d_model}"

@@ -66,6 +66,17 @@ class RunDir:
         return self.path / "result.json"
 
 
+def is_launched() -> bool:
+    """Whether torchrun started this process together with others."""
+    names = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    return all(name in os.environ for name in names) and int(os.environ["WORLD_SIZE"]) > 1
+
+
+def is_other_rank() -> bool:
+    """Whether it is one of those that neither write the run nor speak: every rank but 0."""
+    return is_launched() and os.environ["RANK"] != "0"
+
+
 @contextlib.contextmanager
 def locked(run: RunDir) -> Iterator[None]:
     """Hold the run directory for writing; the lock goes with the process, however it ends.

@@ -1,15 +1,20 @@
 """`train`: one run from its configuration to its report. Wires data, model, loop, evaluation and files together."""
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from smalllm.api.batches import make_batches
 from smalllm.api.data import prepare_command
 from smalllm.api.finish import finish_run
 from smalllm.api.origin import adopt, check_data, data_command, lower_rates, open_origin
 from smalllm.api.resume import facts_of, opened_config
-from smalllm.api.sitting import Sitting, make_batches, sit_down
+from smalllm.api.sitting import Sitting, sit_down
 from smalllm.api.stream import position_facts
+from smalllm.api.together import score_together
 from smalllm.checkpoint import (
     TrainState,
     checkpoint_paths,
@@ -26,8 +31,10 @@ from smalllm.model.count import flops_per_token
 from smalllm.optim.optimizers import optimizer_tensors
 from smalllm.problems import check
 from smalllm.protocols import Progress, Silent
-from smalllm.rundir import RunDir, append_jsonl, locked
+from smalllm.rundir import RunDir, append_jsonl, is_other_rank, locked
+from smalllm.training.distributed import Ranks, joined
 from smalllm.training.loop import Outcome, Parts, run_loop
+from smalllm.training.parallel import whole_model, whole_tensors
 
 _SAMPLE_TOKENS = 200
 
@@ -53,30 +60,42 @@ def train(
         progress: who is told how it goes.
 
     Returns:
-        What `result.json` holds. A run stopped by a signal is saved and has the key "stopped".
+        What `result.json` holds; nothing in ranks other than 0. A run stopped by a signal is saved and has the key
+        "stopped".
 
     Raises:
         ConfigError: the configuration has problems, or a field may not change: on a resume, or against
             `train.init_from`.
         RunError: `out` holds another run, or another process is writing it.
-        DataError, TokenizerError, CheckpointError, NonFiniteError: see `errors`.
+        DataError, TokenizerError, CheckpointError, NonFiniteError, RankError: see `errors`.
     """
     run, progress = RunDir(out or Path("runs") / config.recipe), progress or Silent()
-    with locked(run):
+    if is_other_rank():
+        progress = Silent()
+    with nullcontext() if is_other_rank() else locked(run):
         if run.config.exists() and not resume:
             raise RunError(f"{run.path}: holds a run already; continue it with --resume, or choose another --out")
-        sitting = _opened(run, config, changes=changes or {}, name=name or config.recipe, progress=progress)
-        if sitting.is_complete and run.result.exists():
-            progress.say(f"{run.path}: complete at step {sitting.state.step:,}")
-        else:
-            run.result.unlink(missing_ok=True)  # of a shorter run that now goes on
-            outcome = _train_and_close(sitting, progress)
-            if outcome.reason not in ("complete", "patience"):
-                return {"stopped": outcome.reason, "steps": outcome.state.step, "run": str(run.path)}
+        with joined() as ranks:
+            sitting = _opened(
+                run, config, changes=changes or {}, name=name or config.recipe, progress=progress, ranks=ranks
+            )
+            if sitting.is_complete and ranks.from_first(run.result.exists()):
+                progress.say(f"{run.path}: complete at step {sitting.state.step:,}")
+            else:
+                if ranks.is_first:
+                    run.result.unlink(missing_ok=True)  # of a shorter run that now goes on
+                outcome = _train_and_close(sitting, progress)
+                if outcome.reason not in ("complete", "patience"):
+                    return {"stopped": outcome.reason, "steps": outcome.state.step, "run": str(run.path)}
+        if not ranks.is_first:
+            return {}
+        torch.set_num_threads((sitting.config.train.threads or 1) * ranks.n_local)  # those of the ranks that have gone
         return finish_run(run, sitting.data, sitting.manifest, progress=progress)
 
 
-def _opened(run: RunDir, config: RunConfig, *, changes: Mapping[str, Any], name: str, progress: Progress) -> Sitting:
+def _opened(
+    run: RunDir, config: RunConfig, *, changes: Mapping[str, Any], name: str, progress: Progress, ranks: Ranks
+) -> Sitting:
     config, stored = opened_config(run, config, changes)
     name = str(run.config) if stored else name
     origin = open_origin(run, config)
@@ -89,7 +108,9 @@ def _opened(run: RunDir, config: RunConfig, *, changes: Mapping[str, Any], name:
             progress.say(notice)
         check_data(check(config), origin, name=name)
         command = data_command(config, origin, name=name)
-    return sit_down(run, config, origin, stored=stored, changes=changes, command=command, progress=progress)
+    return sit_down(
+        run, config, origin, stored=stored, changes=changes, command=command, progress=progress, ranks=ranks
+    )
 
 
 def _train_and_close(sitting: Sitting, progress: Progress) -> Outcome:
@@ -109,19 +130,18 @@ def _train_and_close(sitting: Sitting, progress: Progress) -> Outcome:
 
 def _train(sitting: Sitting, progress: Progress) -> Outcome:
     run, config = sitting.run, sitting.config
-    facts = facts_of(sitting.manifest, sitting.tokenizer)
+    ranks = sitting.ranks
 
     def save(state: TrainState, is_best: bool) -> None:
+        facts = facts_of(sitting.manifest, sitting.tokenizer)
+        if sitting.feed is not None:
+            facts["stream"] = position_facts(sitting.feed, state.cursor, ranks)
+        model = whole_tensors(dict(sitting.model.named_parameters()), keep=ranks.is_first)
+        optimizer = whole_tensors(optimizer_tensors(sitting.optimizers), keep=ranks.is_first)
+        if not ranks.is_first:
+            return
         try:
-            save_checkpoint(
-                run,
-                state,
-                model=dict(sitting.model.named_parameters()),
-                optimizer=optimizer_tensors(sitting.optimizers),
-                facts=facts
-                if sitting.feed is None
-                else {**facts, "stream": position_facts(sitting.feed, state.cursor)},
-            )
+            save_checkpoint(run, state, model=model, optimizer=optimizer, facts=facts)
         except CheckpointError as error:
             if state.step >= (config.train.max_steps or 0) or not checkpoint_paths(run):
                 raise
@@ -132,34 +152,41 @@ def _train(sitting: Sitting, progress: Progress) -> Outcome:
         prune_checkpoints(run, keep=config.train.keep_checkpoints)
 
     def row(values: Mapping[str, Any]) -> None:
+        if not ranks.is_first:
+            return
         append_jsonl(run.metrics, values)
         progress.row(values)
 
     parts = Parts(
         loss_function=sitting.loss_function,
-        batches=make_batches(sitting),
-        evaluate=lambda: sitting.exam.score(
-            sitting.model, device=config.train.device, precision=config.train.precision
+        batches=make_batches(config, sitting.windows, sitting.feed, ranks),
+        evaluate=lambda: score_together(
+            sitting.exam, sitting.model, ranks, device=config.train.device, precision=config.train.precision
         ).measures(),
         sample=lambda step: _sample(sitting, step, progress),
         save=save,
         row=row,
         flops_per_step=config.train.tokens_per_step
         * flops_per_token(config.model, vocab_size=sitting.tokenizer.vocab_size),
-        peak_flops=sitting.environment["peak_flops"],
+        peak_flops=sitting.environment["peak_flops"] * ranks.n,
     )
     progress.begin(f"training {run.path}", total=config.train.max_steps or 0, done=sitting.state.step)
     try:
-        return run_loop(sitting.model, sitting.optimizers, config, sitting.state, parts)
+        return run_loop(sitting.model, sitting.optimizers, config, sitting.state, parts, ranks)
     finally:
         progress.end()
 
 
 def _sample(sitting: Sitting, step: int, progress: Progress) -> None:
     config, tokenizer = sitting.config, sitting.tokenizer
+    if not config.eval.sample_prompts:
+        return
+    model = whole_model(sitting.model, device=config.train.device)
+    if not sitting.ranks.is_first:
+        return
     for prompt in config.eval.sample_prompts:
         made = generate_tokens(
-            sitting.model,
+            model,
             prompt_ids(prompt, tokenizer, config.data),
             SamplingConfig(temperature=0.8, top_p=0.9, max_tokens=_SAMPLE_TOKENS, seed=step),
             eos_id=tokenizer.eos_id,

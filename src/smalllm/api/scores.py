@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -71,15 +72,15 @@ class Exam:
         self.has_floor = bool(manifest.floor)
         self.document_mask = config.data.document_mask
 
-    def score(self, model: GPT, *, device: str, precision: str) -> Score:
-        """Score a model on it."""
+    def score(self, model: GPT, *, device: str, precision: str, rank: int = 0, n_ranks: int = 1) -> Score:
+        """Score a model on it, or on the part of it that one of several processes has: every n-th batch."""
         if self.has_floor:
             batches = document_batches(self.documents, eos_id=self.tokenizer.eos_id)
         else:
             batches = window_batches(self._blocks())
         return score_model(
             model,
-            batches,
+            islice(batches, rank, None, n_ranks),
             token_byte_lengths=self.tokenizer.token_byte_lengths,
             device=device,
             precision=precision,

@@ -11,7 +11,8 @@ import sys
 from collections.abc import Sequence
 
 from smalllm import __version__
-from smalllm.errors import ConfigError, SmalllmError
+from smalllm.errors import ConfigError, RankError, SmalllmError
+from smalllm.rundir import is_other_rank
 
 COMMANDS = {
     "quickstart": "train, evaluate and show a small story teller in minutes, offline",
@@ -81,7 +82,7 @@ def main(arguments: Sequence[str]) -> int:
         if explained is None:
             raise
         code, text = explained
-        if text:
+        if text and (isinstance(error, RankError) or not is_other_rank()):  # what all ranks find, rank 0 says
             print(f"smalllm {command}: {text}", file=sys.stderr)
         return code
 

@@ -30,6 +30,8 @@ class Machine:
     """Physical cores."""
     peak_flops: float
     """Rate of a large matrix product [FLOP/s]."""
+    n_data_ranks: int = 1
+    """Processes that share the windows of a step."""
 
 
 def resolve_shape(model: ModelConfig) -> ModelConfig:
@@ -82,7 +84,7 @@ def resolve(
     train = replace(
         train,
         max_steps=max_steps,
-        micro_batch_size=train.micro_batch_size or _micro_batch_size(config, machine),
+        micro_batch_size=_micro_batch_size(config, machine),
         precision=machine.precision if train.precision == "auto" else train.precision,
         compile=compile_it,
         device=machine.device,
@@ -141,12 +143,46 @@ def _max_steps(config: RunConfig, *, train_tokens: int, fill: float) -> int | No
 
 
 def _micro_batch_size(config: RunConfig, machine: Machine) -> int:
-    """The largest divisor of a step's windows whose tokens stay within what the device likes at once."""
+    """What was asked for, or the largest divisor of a process's windows whose tokens the device likes at once."""
     budget = _CPU_MICRO_BATCH_TOKENS if machine.device == "cpu" else _GPU_MICRO_BATCH_TOKENS
     context = config.model.context_length
-    n_windows = config.train.tokens_per_step // context
-    fitting = [n for n in range(1, n_windows + 1) if n_windows % n == 0 and n * context <= budget]
-    return max(fitting, default=1)
+    n_windows = windows_per_rank(config, machine.n_data_ranks)
+    if asked := config.train.micro_batch_size:
+        if n_windows % asked:
+            raise ConfigError(
+                f"train.micro_batch_size = {asked}: must divide the {n_windows} windows that each of "
+                f"{machine.n_data_ranks} processes has of train.tokens_per_step = {config.train.tokens_per_step}; use "
+                f"--train.micro_batch_size {largest_divisor(n_windows, at_most=asked)}, or train.tokens_per_step = "
+                f"{_multiple(config.train.tokens_per_step, context * asked * machine.n_data_ranks)}"
+            )
+        return asked
+    return largest_divisor(n_windows, at_most=budget // context)
+
+
+def windows_per_rank(config: RunConfig, n_data_ranks: int) -> int:
+    """Windows that each process has of a step.
+
+    Raises:
+        ConfigError: the windows of a step cannot be shared in equal parts.
+    """
+    train, context = config.train, config.model.context_length
+    n_windows = train.tokens_per_step // context
+    if n_windows % n_data_ranks:
+        raise ConfigError(
+            f"train.tokens_per_step = {train.tokens_per_step}: {n_data_ranks} processes cannot share its {n_windows} "
+            f"windows of model.context_length = {context} in equal parts; use a multiple of {context * n_data_ranks}, "
+            f"for example {_multiple(train.tokens_per_step, context * n_data_ranks)}"
+        )
+    return n_windows // n_data_ranks
+
+
+def largest_divisor(n: int, *, at_most: int) -> int:
+    """The largest divisor of `n` up to `at_most`, 1 at least."""
+    return max((d for d in range(1, min(n, at_most) + 1) if n % d == 0), default=1)
+
+
+def _multiple(n: int, of: int) -> int:
+    return max(1, (n + of // 2) // of) * of
 
 
 def _resolve_warmup(config: RunConfig) -> tuple[RunConfig, list[str]]:

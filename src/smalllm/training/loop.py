@@ -5,6 +5,7 @@ It knows nothing of files, tokenizers or terminals: what it needs from them come
 """
 
 import math
+import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,6 +20,7 @@ from smalllm.config import RunConfig
 from smalllm.optim.optimizers import set_lr
 from smalllm.optim.schedule import lr_scale
 from smalllm.training.clock import Clock
+from smalllm.training.distributed import ALONE, Ranks
 from smalllm.training.signals import stop_signals
 from smalllm.training.step import LossFunction, train_step
 
@@ -60,9 +62,16 @@ class Outcome:
 
 
 def run_loop(
-    model: nn.Module, optimizers: list[Optimizer], config: RunConfig, state: TrainState, parts: Parts
+    model: nn.Module,
+    optimizers: list[Optimizer],
+    config: RunConfig,
+    state: TrainState,
+    parts: Parts,
+    ranks: Ranks = ALONE,
 ) -> Outcome:
     """Train from `state` to the end; everything up to the returned state is saved.
+
+    Several processes go through it in step: what a signal or a clock decides is decided for all of them.
 
     Raises:
         NonFiniteError: a loss or gradient was not finite. Nothing is saved then: the last checkpoint is likelier to
@@ -85,14 +94,25 @@ def run_loop(
                 parts.sample(state.step)
             model.train()
             late = config.train.save_every_s and time.monotonic() - saved_time >= config.train.save_every_s
-            due = is_best or done or stop.name or late or _is_due(state.step, config.train.save_every)
+            stop_name, late = _agreed(ranks, stop.name, bool(late))
+            due = is_best or done or stop_name or late or _is_due(state.step, config.train.save_every)
             if due and saved_at < state.step:
                 parts.save(_timed(state, clock), is_best)
                 saved_at, saved_time = state.step, time.monotonic()
-            if done or stop.name:
-                reason = "complete" if state.step >= max_steps else "patience" if done else str(stop.name)
+            if done or stop_name:
+                reason = "complete" if state.step >= max_steps else "patience" if done else str(stop_name)
                 return Outcome(_timed(state, clock), reason)
-            state = _step(model, optimizers, config, state, parts, clock)
+            state = _step(model, optimizers, config, state, parts, clock, ranks)
+
+
+def _agreed(ranks: Ranks, stop_name: str | None, late: bool) -> tuple[str | None, bool]:
+    """The signal that any rank got, and whether rank 0's clock says that it is time to save."""
+    if ranks.n == 1:
+        return stop_name, late
+    number = float(signal.Signals[stop_name]) if stop_name else 0.0
+    rows = ranks.gather([number, float(late)])
+    number = max(row[0] for row in rows)
+    return (signal.Signals(int(number)).name if number else None), bool(rows[0][1])
 
 
 def _is_over(config: RunConfig, state: TrainState) -> bool:
@@ -108,6 +128,7 @@ def _step(
     state: TrainState,
     parts: Parts,
     clock: Clock,
+    ranks: Ranks,
 ) -> TrainState:
     train, max_steps = config.train, config.train.max_steps or 0
     started_at = time.monotonic()
@@ -121,6 +142,7 @@ def _step(
         seed=train.seed,
         step=state.step,
         clip_norm=config.optim.clip_norm,
+        ranks=ranks,
     )
     clock.count_step(time.monotonic() - started_at, n_tokens=n_tokens)
     ema = loss if state.loss_ema is None else state.loss_ema + EMA_ALPHA * (loss - state.loss_ema)

@@ -14,6 +14,8 @@ from smalllm import runtime
 from smalllm.data.padded import IGNORED
 from smalllm.errors import NonFiniteError
 from smalllm.model.documents import find_documents
+from smalllm.training.distributed import ALONE, Ranks
+from smalllm.training.parallel import add_gradients, begin_backward, clip_gradients
 
 LossFunction = Callable[[nn.Module, Tensor, Tensor], Tensor]
 
@@ -47,6 +49,7 @@ def train_step(
     seed: int,
     step: int,
     clip_norm: float,
+    ranks: Ranks = ALONE,
 ) -> tuple[float, float, int]:
     """Apply one update; rates were set before.
 
@@ -59,6 +62,8 @@ def train_step(
         seed: with `step` and the micro-batch's number it decides dropout.
         step: updates applied before this one.
         clip_norm: largest norm of the gradient; 0: no clipping.
+        ranks: the processes that share the step; each comes with micro-batches of its own. What is returned or raised
+            is of all of them, and the same on each.
 
     Returns:
         Loss [nats/token], norm of the gradient before clipping, and the number of targets.
@@ -67,13 +72,16 @@ def train_step(
         NonFiniteError: loss or gradient is not finite; the weights are untouched.
     """
     total, counts = 0.0, torch.stack([(targets != IGNORED).sum() for _, targets in micro_batches]).tolist()
+    n_targets = int(ranks.data_sums([sum(counts)])[0])
     for number, (token_ids, targets) in enumerate(micro_batches):
-        torch.manual_seed(dropout_seed(seed, step, number))
-        loss = loss_function(model, token_ids, targets) / (sum(counts) / counts[number])
+        torch.manual_seed(dropout_seed(seed, step, number, ranks.data_rank))
+        begin_backward(model, is_last=number + 1 == len(micro_batches))
+        loss = loss_function(model, token_ids, targets) / (n_targets / counts[number])
         loss.backward()
         total += loss.item()
-    parameters = [p for p in model.parameters() if p.grad is not None]
-    norm = float(torch.nn.utils.clip_grad_norm_(parameters, clip_norm or math.inf, foreach=True))
+    add_gradients(model, ranks)
+    norm = clip_gradients(model, clip_norm, ranks)
+    total, norm = ranks.data_sums([total])[0], _worst(ranks.gather([norm]))
     if not math.isfinite(total) or not math.isfinite(norm):
         clear_gradients(optimizers)
         raise NonFiniteError(
@@ -85,7 +93,12 @@ def train_step(
     for optimizer in optimizers:
         optimizer.step()
     clear_gradients(optimizers)
-    return total, norm, sum(counts)
+    return total, norm, n_targets
+
+
+def _worst(norms: list[list[float]]) -> float:
+    """Rank 0's norm, unless that of another is not finite."""
+    return next((norm for (norm,) in norms if not math.isfinite(norm)), norms[0][0])
 
 
 def dropout_seed(seed: int, step: int, micro_step: int, rank: int = 0) -> int:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from smalllm import runtime
+from smalllm.training.distributed import ALONE, Ranks
 from smalllm.training.step import LossFunction, train_step
 
 _REPEATS = 3
@@ -28,6 +29,7 @@ def time_update(
     *,
     grad_accum_steps: int,
     device: str,
+    ranks: Ranks = ALONE,
 ) -> float:
     """Seconds that one update takes, measured on real updates which are undone afterwards.
 
@@ -40,6 +42,7 @@ def time_update(
         batch: one micro-batch.
         grad_accum_steps: micro-batches of a real update.
         device: where all this is.
+        ranks: the processes that do this together.
     """
     before = [p.detach().clone() for p in model.parameters()]
     model.train()
@@ -47,7 +50,8 @@ def time_update(
     for repeat in range(_REPEATS):
         for n_batches in times_s:
             started_at = time.perf_counter()
-            train_step(model, optimizers, [batch] * n_batches, loss_function, seed=0, step=repeat, clip_norm=1.0)
+            batches = [batch] * n_batches
+            train_step(model, optimizers, batches, loss_function, seed=0, step=repeat, clip_norm=1.0, ranks=ranks)
             runtime.synchronize(device)
             times_s[n_batches] = min(times_s[n_batches], time.perf_counter() - started_at)
     with torch.no_grad():
