@@ -17,7 +17,7 @@ SOURCE = Path(smalllm.__file__).parent
 FLOORS = (
     ("__init__", "errors", "protocols", "config", "problems", "recipes", "rundir"),
     ("runtime", "sharded", "tokenizers", "data", "model", "optim"),
-    ("checkpoint", "run"),
+    ("checkpoint", "checkpoint_manifest", "run"),
     ("training", "evaluation", "generation", "xray", "interop", "planning", "reporting", "tracking"),
     ("api",),
     ("cli", "serving", "__main__"),

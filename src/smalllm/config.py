@@ -20,7 +20,7 @@ TokenizerKind = Literal["gpt2", "sentencepiece", "huggingface", "bytes"]
 OptimizerKind = Literal["adamw", "muon"]
 Parallel = Literal["ddp", "fsdp"]
 Schedule = Literal["cosine", "linear", "hold", "constant"]
-Precision = Literal["auto", "fp32", "tf32", "bf16"]
+Precision = Literal["auto", "fp32", "tf32", "bf16", "fp16"]
 DeviceChoice = Literal["auto", "cpu", "cuda", "mps"]
 
 
@@ -192,7 +192,8 @@ class TrainConfig:
     micro_batch_size: int | None = None
     """Sequences per forward pass; absent: chosen for the device. It does not change what is learned."""
     precision: Precision = "auto"
-    """Arithmetic of the matrix products; auto: bf16 where the processor has it, else fp32."""
+    """Arithmetic of the matrix products; auto: bf16 where the processor has it, fp16 on older NVIDIA GPUs with tensor
+    cores, else fp32."""
     compile: bool | Literal["auto"] = "auto"
     """torch.compile; auto: when a compiler is there and the run is long enough to repay it."""
     device: DeviceChoice = "auto"
@@ -216,6 +217,15 @@ class TrainConfig:
     """Newest checkpoints kept, besides the best."""
     log_every: int = 10
     """Steps between rows of metrics.jsonl."""
+    skip_spikes: float = 0.0
+    """Refuse updates whose loss or gradient norm is so many standard deviations above the mean of the last 128; 6 is
+    usual, 0: never."""
+    rewind_after: int = 5
+    """Refused updates in a row, spikes or not finite, after which the run goes back to its last checkpoint and on with
+    other windows; 0: the first that is not finite ends the run."""
+    activation_checkpointing: int = 0
+    """Keep only the input of every so-many-th block and compute the rest again in the backward pass: less memory, more
+    time; 1: every block, 0: none."""
     patience: int = 0
     """Evaluations without a better validation loss before the run stops; 0: never."""
 

@@ -27,6 +27,7 @@ _RANGES: dict[str, tuple[str, Any]] = {
         [
             "optim.lr", "optim.muon_lr", "optim.weight_decay", "optim.clip_norm", "optim.warmup_steps",
             "train.save_every", "train.save_every_s", "train.patience",
+            "train.skip_spikes", "train.rewind_after", "train.activation_checkpointing",
             "eval.every", "eval.sample_every", "eval.final_tokens",
         ],
         (_NOT_NEGATIVE, lambda v: v >= 0),

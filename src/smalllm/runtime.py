@@ -54,13 +54,17 @@ def pick_device(choice: DeviceChoice) -> DeviceChoice:
 
 
 def pick_precision(choice: Precision, device: str) -> Precision:
-    """The arithmetic of the matrix products: "auto" becomes "bf16" where the processor has it, else "fp32".
+    """The arithmetic of the matrix products: "auto" becomes "bf16" where the processor has it, else "fp16" on an
+    NVIDIA GPU with tensor cores, else "fp32".
 
     Raises:
         ConfigError: tf32 asked for on a device that has none.
     """
     if choice == "auto":
-        return "bf16" if has_bf16(device) else "fp32"
+        if has_bf16(device):
+            return "bf16"
+        has_tensor_cores = device == "cuda" and torch.cuda.get_device_capability()[0] >= 7
+        return "fp16" if has_tensor_cores else "fp32"
     if choice == "tf32" and device != "cuda":
         raise ConfigError('train.precision = "tf32": only NVIDIA GPUs have it; use "fp32" or "auto"')
     return choice
@@ -131,9 +135,16 @@ def configure(*, threads: int, precision: str) -> None:
             libc.mallopt(m_trim_threshold, (1 << 31) - 1)
 
 
+def product_dtype(precision: str) -> torch.dtype:
+    """The type of the numbers that matrix products take and give."""
+    return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.float32)
+
+
 def autocast(device: str, precision: str) -> Any:
     """A context in which matrix products run in `precision`."""
-    return torch.autocast(device, dtype=torch.bfloat16, enabled=precision == "bf16")
+    dtype = product_dtype(precision)
+    is_half = dtype != torch.float32
+    return torch.autocast(device, dtype=dtype if is_half else torch.bfloat16, enabled=is_half)
 
 
 @functools.cache

@@ -32,7 +32,9 @@ def update(
     before = [p.detach().clone() for p in model.parameters()]
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
     found = train_step(model.train(), [optimizer], micro_batches, loss_function, seed=0, step=0, clip_norm=0.0)
-    return found, [p.detach() - b for p, b in zip(model.parameters(), before, strict=True)]
+    return (found.loss, found.grad_norm, found.n_targets), [
+        p.detach() - b for p, b in zip(model.parameters(), before, strict=True)
+    ]
 
 
 def test_micro_batches_of_padded_windows_are_one_big_batch(

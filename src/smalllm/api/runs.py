@@ -14,10 +14,11 @@ from smalllm.api.origin import adopt, check_data, data_command, lower_rates, ope
 from smalllm.api.resume import facts_of, opened_config
 from smalllm.api.sitting import Sitting, sit_down
 from smalllm.api.stream import position_facts
-from smalllm.api.together import score_together
+from smalllm.api.together import load_same, score_together
 from smalllm.checkpoint import (
     TrainState,
     checkpoint_paths,
+    copy_parameters,
     mark_best,
     prune_checkpoints,
     save_checkpoint,
@@ -28,10 +29,10 @@ from smalllm.generation.engine import generate_tokens
 from smalllm.generation.sampling import SamplingConfig
 from smalllm.generation.text import prompt_ids
 from smalllm.model.count import flops_per_token
-from smalllm.optim.optimizers import optimizer_tensors
+from smalllm.optim.optimizers import load_optimizer_tensors, optimizer_tensors
 from smalllm.problems import check
 from smalllm.protocols import Progress, Silent
-from smalllm.rundir import RunDir, append_jsonl, is_other_rank, locked
+from smalllm.rundir import RunDir, append_jsonl, is_other_rank, locked, rewind_jsonl
 from smalllm.training.distributed import Ranks, joined
 from smalllm.training.loop import Outcome, Parts, run_loop
 from smalllm.training.parallel import whole_model, whole_tensors
@@ -157,6 +158,20 @@ def _train(sitting: Sitting, progress: Progress) -> Outcome:
         append_jsonl(run.metrics, values)
         progress.row(values)
 
+    def event(state: TrainState, what: str) -> None:
+        row({"split": "event", "step": state.step, "tokens": state.tokens, "event": what})
+        progress.say(f"WARNING: step {state.step:,}: {what}")
+
+    def rewind() -> TrainState | None:
+        if not (loaded := load_same(run, ranks, progress=progress)):
+            return None
+        copy_parameters(sitting.model, loaded.model, where=str(loaded.path))
+        load_optimizer_tensors(sitting.optimizers, loaded.optimizer)
+        if ranks.is_first:
+            rewind_jsonl(run.metrics, step=loaded.state.step)
+            rewind_jsonl(run.samples, step=loaded.state.step)
+        return loaded.state
+
     parts = Parts(
         loss_function=sitting.loss_function,
         batches=make_batches(config, sitting.windows, sitting.feed, ranks),
@@ -166,6 +181,8 @@ def _train(sitting: Sitting, progress: Progress) -> Outcome:
         sample=lambda step: _sample(sitting, step, progress),
         save=save,
         row=row,
+        event=event,
+        rewind=rewind,
         flops_per_step=config.train.tokens_per_step
         * flops_per_token(config.model, vocab_size=sitting.tokenizer.vocab_size),
         peak_flops=sitting.environment["peak_flops"] * ranks.n,

@@ -24,13 +24,14 @@ from smalllm.data.manifest import MANIFEST_NAME, Manifest
 from smalllm.data.shards import open_split, verify_shards
 from smalllm.data.windows import Windows, open_windows
 from smalllm.errors import DataError
+from smalllm.model.attention_kernel import find_attention_kernel
 from smalllm.model.count import flops_per_token
 from smalllm.model.gpt import GPT
 from smalllm.model.init import init_weights
 from smalllm.optim.optimizers import build_optimizers, load_optimizer_tensors
 from smalllm.protocols import Progress, Tokenizer
 from smalllm.recipes import save_config
-from smalllm.recipes.resolve import Machine, resolve, resolve_minutes
+from smalllm.recipes.resolve import Machine, resolve, resolve_minutes, resolve_shape
 from smalllm.run import Run, check_tokenizer
 from smalllm.rundir import RunDir, rewind_jsonl, write_json
 from smalllm.tokenizers import load_tokenizer, save_tokenizer
@@ -192,6 +193,15 @@ def _resolved(
     runtime.configure(threads=threads, precision=precision)
     environment = ranks.from_first(runtime.environment(device) if ranks.is_first else None)
     environment["processes"] = ranks.n
+    shape = resolve_shape(config.model)
+    environment["attention_kernel"] = find_attention_kernel(
+        device,
+        precision,
+        n_heads=shape.n_heads,
+        d_head=shape.d_head or 1,
+        n_positions=shape.context_length,
+        dropout=shape.dropout,
+    )
     vocab_size = manifest.tokenizer.vocab_size
     resolved, notices = resolve(
         config,
@@ -224,6 +234,7 @@ def _build(
     else:
         init_weights(model, seed=config.train.seed)
     model.to(config.train.device)
+    model.recompute_every = config.train.activation_checkpointing
     divide_model(model, ranks, parallel=config.train.parallel, compile_blocks=bool(config.train.compile))
     optimizers = build_optimizers(model, config.optim)
     if loaded is not None:

@@ -9,6 +9,7 @@ import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -17,14 +18,17 @@ from torch.optim import Optimizer
 from smalllm import runtime
 from smalllm.checkpoint import TrainState
 from smalllm.config import RunConfig
+from smalllm.errors import NonFiniteError
+from smalllm.optim.guards import next_scale, refusal, remember
 from smalllm.optim.optimizers import set_lr
 from smalllm.optim.schedule import lr_scale
 from smalllm.training.clock import Clock
 from smalllm.training.distributed import ALONE, Ranks
 from smalllm.training.signals import stop_signals
-from smalllm.training.step import LossFunction, train_step
+from smalllm.training.step import LossFunction, Update, train_step
 
 EMA_ALPHA = 0.01
+_MAX_REWINDS = 3  # to the same checkpoint; more of the same would not help
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,6 +46,10 @@ class Parts:
     """Write a checkpoint; True: it is the best so far. May raise only if the run must stop."""
     row: Callable[[Mapping[str, Any]], None]
     """Keep a row of metrics."""
+    event: Callable[[TrainState, str], None] = lambda state, what: None
+    """Keep and tell what happened to the run, in words."""
+    rewind: Callable[[], TrainState | None] = lambda: None
+    """Put weights and optimizers back to the last checkpoint; its state, or None if there is none."""
     flops_per_step: int
     """Of one update of `tokens_per_step` tokens, forward and backward."""
     peak_flops: float
@@ -74,15 +82,15 @@ def run_loop(
     Several processes go through it in step: what a signal or a clock decides is decided for all of them.
 
     Raises:
-        NonFiniteError: a loss or gradient was not finite. Nothing is saved then: the last checkpoint is likelier to
-            be sound than the weights that led here.
+        NonFiniteError: losses or gradients were not finite, or updates refused, and going back to a checkpoint did
+            not help. Nothing is saved then: the last checkpoint is likelier to be sound than the weights that led here.
         CheckpointError: the last checkpoint could not be written.
     """
     max_steps = config.train.max_steps
     assert max_steps is not None
     clock = Clock(elapsed_s=state.elapsed_s, train_time_s=state.train_time_s)
     first = saved_at = state.step  # a resumed run was evaluated and sampled at `first` before it was saved
-    saved_time = time.monotonic()
+    saved_time, rewound_to, n_rewinds, unsound = time.monotonic(), -1, 0, ""
     model.train()
     with stop_signals() as stop:
         while True:
@@ -96,13 +104,53 @@ def run_loop(
             late = config.train.save_every_s and time.monotonic() - saved_time >= config.train.save_every_s
             stop_name, late = _agreed(ranks, stop.name, bool(late))
             due = is_best or done or stop_name or late or _is_due(state.step, config.train.save_every)
-            if due and saved_at < state.step:
+            if done and unsound:
+                raise _unsound(state.step, unsound)
+            if due and saved_at < state.step and not (state.n_refused and not done):  # what came to this may be unsound
                 parts.save(_timed(state, clock), is_best)
                 saved_at, saved_time = state.step, time.monotonic()
             if done or stop_name:
                 reason = "complete" if state.step >= max_steps else "patience" if done else str(stop_name)
                 return Outcome(_timed(state, clock), reason)
-            state = _step(model, optimizers, config, state, parts, clock, ranks)
+            before = state
+            state, update = _step(model, optimizers, config, state, parts, clock, ranks)
+            unsound = "" if math.isfinite(update.loss + update.grad_norm) else update.refused
+            if not update.refused:
+                continue
+            if state.n_refused == before.n_refused:
+                unsound = ""
+                parts.event(state, f"FP16 overflow: the loss scale is now {state.loss_scale:g}")
+                continue
+            if unsound and not config.train.rewind_after:
+                raise _unsound(before.step, unsound)
+            parts.event(state, f"update refused: {update.refused}")
+            if 0 < config.train.rewind_after <= state.n_refused:
+                n_rewinds = n_rewinds + 1 if saved_at == rewound_to else 1
+                state = _rewind(before, state, parts, n_rewinds=n_rewinds, why=update.refused)
+                first = saved_at = rewound_to = state.step
+                unsound = ""
+
+
+def _rewind(before: TrainState, state: TrainState, parts: Parts, *, n_rewinds: int, why: str) -> TrainState:
+    """Back to the last checkpoint, and on with the windows that come after those that were refused.
+
+    Raises:
+        NonFiniteError: tried too often, or there is no checkpoint.
+    """
+    kept = parts.rewind() if n_rewinds <= _MAX_REWINDS else None
+    if kept is None:
+        tried = f"after {_MAX_REWINDS} returns to the same checkpoint " if n_rewinds > _MAX_REWINDS else ""
+        raise _unsound(before.step, tried + why)
+    parts.event(kept, f"back from step {state.step:,} to the checkpoint of step {kept.step:,}, on with other windows")
+    return replace(kept, cursor=state.cursor, n_refused=0)
+
+
+def _unsound(step: int, why: str) -> NonFiniteError:
+    return NonFiniteError(
+        f"step {step}: {why}; the weights of step {step} are untouched; lower --optim.lr (or --optim.muon_lr), keep "
+        "--optim.clip_norm at 1, or use --train.precision fp32",
+        step=step,
+    )
 
 
 def _agreed(ranks: Ranks, stop_name: str | None, late: bool) -> tuple[str | None, bool]:
@@ -129,12 +177,13 @@ def _step(
     parts: Parts,
     clock: Clock,
     ranks: Ranks,
-) -> TrainState:
+) -> tuple[TrainState, Update]:
     train, max_steps = config.train, config.train.max_steps or 0
     started_at = time.monotonic()
     scale = lr_scale(state.step, config.optim, max_steps=max_steps)
     set_lr(optimizers, scale)
-    loss, grad_norm, n_tokens = train_step(
+    is_scaled = train.precision == "fp16"
+    update = train_step(
         model,
         optimizers,
         parts.batches(state.cursor),
@@ -142,18 +191,13 @@ def _step(
         seed=train.seed,
         step=state.step,
         clip_norm=config.optim.clip_norm,
+        refusal=partial(refusal, losses=state.losses, grad_norms=state.grad_norms, sigmas=train.skip_spikes),
+        loss_scale=state.loss_scale if is_scaled else 1.0,
         ranks=ranks,
     )
-    clock.count_step(time.monotonic() - started_at, n_tokens=n_tokens)
-    ema = loss if state.loss_ema is None else state.loss_ema + EMA_ALPHA * (loss - state.loss_ema)
-    state = replace(
-        state,
-        step=state.step + 1,
-        cursor=state.cursor + train.tokens_per_step // config.model.context_length,
-        tokens=state.tokens + n_tokens,
-        loss_ema=ema,
-    )
-    if _is_due(state.step, train.log_every) or state.step in (1, max_steps):
+    clock.count_step(time.monotonic() - started_at, n_tokens=update.n_targets)
+    state = _after(state, update, config, is_scaled=is_scaled)
+    if not update.refused and (_is_due(state.step, train.log_every) or state.step in (1, max_steps)):
         step_time_s, step_tokens = clock.take_row()
         parts.row(
             {
@@ -161,16 +205,38 @@ def _step(
                 "step": state.step,
                 "tokens": state.tokens,
                 "elapsed_s": round(clock.elapsed_s, 3),
-                "loss": loss,
-                "loss_ema": ema,
+                "loss": update.loss,
+                "loss_ema": state.loss_ema,
                 "lr": config.optim.lr * scale,
-                "grad_norm": grad_norm,
+                "grad_norm": update.grad_norm,
                 "step_time_s": step_time_s,
                 "tokens_per_second": step_tokens / step_time_s,
                 "mfu": parts.flops_per_step * (step_tokens / train.tokens_per_step) / step_time_s / parts.peak_flops,
                 "peak_memory_bytes": runtime.peak_memory_bytes(train.device),
             }
         )
+    return state, update
+
+
+def _after(state: TrainState, update: Update, config: RunConfig, *, is_scaled: bool) -> TrainState:
+    """The state after an update, or after one that was refused: its windows are used up, its tokens not learned."""
+    before, is_bad = state, bool(update.refused)
+    state = replace(
+        state,
+        step=state.step + 1,
+        cursor=state.cursor + config.train.tokens_per_step // config.model.context_length,
+    )
+    if is_scaled:
+        scale, n_scaled = next_scale(state.loss_scale, state.n_scaled, overflowed=not math.isfinite(update.grad_norm))
+        state = replace(state, loss_scale=scale, n_scaled=n_scaled)
+    if is_bad:
+        found_its_scale = state.loss_scale < before.loss_scale and math.isfinite(update.loss)
+        return state if found_its_scale else replace(state, n_refused=state.n_refused + 1)
+    ema = update.loss if state.loss_ema is None else state.loss_ema + EMA_ALPHA * (update.loss - state.loss_ema)
+    state = replace(state, tokens=state.tokens + update.n_targets, loss_ema=ema, n_refused=0)
+    if config.train.skip_spikes:
+        losses, norms = remember(state.losses, update.loss), remember(state.grad_norms, update.grad_norm)
+        state = replace(state, losses=losses, grad_norms=norms)
     return state
 
 

@@ -110,9 +110,18 @@ def add_gradients(model: nn.Module, ranks: Ranks) -> None:
         _add_up(_gradients(list(model.parameters())), ranks.mesh["data"].get_group())
 
 
-def clip_gradients(model: nn.Module, clip_norm: float, ranks: Ranks) -> float:
-    """Scale all gradients down to `clip_norm` where their norm is larger; 0: never. Returns the norm before."""
+def clip_gradients(model: nn.Module, clip_norm: float, ranks: Ranks, *, scale: float = 1.0) -> float:
+    """Scale all gradients down to `clip_norm` where their norm is larger; 0: never. Returns the norm before.
+
+    Args:
+        model: with gradients that are `scale` times too large; after it they are not.
+        clip_norm: the largest norm.
+        ranks: arranged.
+        scale: of the loss that they come from.
+    """
     parameters = [p for p in model.parameters() if p.grad is not None]
+    if scale != 1.0:
+        torch._foreach_mul_(_gradients(parameters), 1.0 / scale)
     if not any(is_sharded(p) for p in parameters):
         return float(torch.nn.utils.clip_grad_norm_(parameters, clip_norm or math.inf, foreach=True))
     gradients = _gradients(parameters)

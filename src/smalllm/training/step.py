@@ -3,6 +3,7 @@
 import hashlib
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -12,12 +13,17 @@ from torch.optim import Optimizer
 
 from smalllm import runtime
 from smalllm.data.padded import IGNORED
-from smalllm.errors import NonFiniteError
 from smalllm.model.documents import find_documents
+from smalllm.optim import guards
 from smalllm.training.distributed import ALONE, Ranks
 from smalllm.training.parallel import add_gradients, begin_backward, clip_gradients
 
 LossFunction = Callable[[nn.Module, Tensor, Tensor], Tensor]
+
+
+def only_finite(loss: float, grad_norm: float) -> str:
+    """Refuse what is not finite, and nothing else."""
+    return guards.refusal(loss, grad_norm, losses=(), grad_norms=(), sigmas=0.0)
 
 
 def make_loss_function(device: str, precision: str, *, compile_it: bool, eos_id: int | None = None) -> LossFunction:
@@ -40,6 +46,23 @@ def make_loss_function(device: str, precision: str, *, compile_it: bool, eos_id:
     return torch.compile(mean_loss, dynamic=False) if compile_it else mean_loss
 
 
+@dataclass(frozen=True, slots=True)
+class Update:
+    """What became of an update.
+
+    Attributes:
+        loss: mean over its targets [nats/token].
+        grad_norm: of the whole gradient, before clipping.
+        n_targets: that the loss is the mean of.
+        refused: why the weights were left as they were; empty where they were changed.
+    """
+
+    loss: float
+    grad_norm: float
+    n_targets: int
+    refused: str
+
+
 def train_step(
     model: nn.Module,
     optimizers: Sequence[Optimizer],
@@ -49,9 +72,11 @@ def train_step(
     seed: int,
     step: int,
     clip_norm: float,
+    refusal: Callable[[float, float], str] = only_finite,
+    loss_scale: float = 1.0,
     ranks: Ranks = ALONE,
-) -> tuple[float, float, int]:
-    """Apply one update; rates were set before.
+) -> Update:
+    """Apply one update, unless it is refused; rates were set before.
 
     Args:
         model: in training mode.
@@ -60,16 +85,12 @@ def train_step(
             of them, `IGNORED` ones left out, however they are divided.
         loss_function: from `make_loss_function`.
         seed: with `step` and the micro-batch's number it decides dropout.
-        step: updates applied before this one.
+        step: updates before this one.
         clip_norm: largest norm of the gradient; 0: no clipping.
-        ranks: the processes that share the step; each comes with micro-batches of its own. What is returned or raised
-            is of all of them, and the same on each.
-
-    Returns:
-        Loss [nats/token], norm of the gradient before clipping, and the number of targets.
-
-    Raises:
-        NonFiniteError: loss or gradient is not finite; the weights are untouched.
+        refusal: from loss and norm to why the update must not be applied, or nothing.
+        loss_scale: what the loss is multiplied by for the backward pass, and the gradient divided by after it.
+        ranks: the processes that share the step; each comes with micro-batches of its own. What is returned is of all
+            of them, and the same on each.
     """
     total, counts = 0.0, torch.stack([(targets != IGNORED).sum() for _, targets in micro_batches]).tolist()
     n_targets = int(ranks.data_sums([sum(counts)])[0])
@@ -77,23 +98,17 @@ def train_step(
         torch.manual_seed(dropout_seed(seed, step, number, ranks.data_rank))
         begin_backward(model, is_last=number + 1 == len(micro_batches))
         loss = loss_function(model, token_ids, targets) / (n_targets / counts[number])
-        loss.backward()
+        (loss * loss_scale if loss_scale != 1.0 else loss).backward()
         total += loss.item()
     add_gradients(model, ranks)
-    norm = clip_gradients(model, clip_norm, ranks)
+    norm = clip_gradients(model, clip_norm, ranks, scale=loss_scale)
     total, norm = ranks.data_sums([total])[0], _worst(ranks.gather([norm]))
-    if not math.isfinite(total) or not math.isfinite(norm):
-        clear_gradients(optimizers)
-        raise NonFiniteError(
-            f"step {step}: the loss is {total} and the gradient's norm {norm}; the weights of step {step} are "
-            "untouched; lower --optim.lr (or --optim.muon_lr), keep --optim.clip_norm at 1, "
-            "or use --train.precision fp32",
-            step=step,
-        )
-    for optimizer in optimizers:
-        optimizer.step()
+    refused = refusal(total, norm)
+    if not refused:
+        for optimizer in optimizers:
+            optimizer.step()
     clear_gradients(optimizers)
-    return total, norm, n_targets
+    return Update(total, norm, n_targets, refused)
 
 
 def _worst(norms: list[list[float]]) -> float:
