@@ -192,7 +192,9 @@ def _meet(store: Any, rank: int, n: int) -> str:
             if store.check([f"smalllm-hello-{other}"]):
                 store.set(f"smalllm-welcome-{other}-{store.get(f'smalllm-hello-{other}').decode()}", name)
         if time.monotonic() > deadline:
-            raise RankError(f"rank 0 waited {TIMEOUT} for ranks {missing}, and they did not come; look at their messages")
+            raise RankError(
+                f"rank 0 waited {TIMEOUT} for ranks {missing}, and they did not come; look at their messages"
+            )
         time.sleep(0.01)
     return name
 
