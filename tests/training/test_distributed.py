@@ -84,8 +84,9 @@ def test_what_is_not_a_number_on_one_rank_stops_the_update_on_all(pair: list[Any
 
 
 def test_gradients_are_added_up_once_an_update(pair: list[Any]) -> None:
-    assert pair[0]["messages ddp"] == [1, 1]
-    assert pair[0]["messages fsdp"] == [3, 3]  # two blocks, and the rest
+    for parallel in ("ddp", "fsdp"):
+        of_two, of_six = pair[0][f"messages {parallel}"]
+        assert of_two == of_six > 0
 
 
 def test_what_rank_0_says_reaches_all(pair: list[Any]) -> None:
@@ -105,12 +106,17 @@ def test_four_processes(tmp_path: Path) -> None:
 # --- whole runs
 
 
+LAST = 40
+LONGER = {"train.max_steps": LAST, "eval.every": 10, "train.keep_checkpoints": 20}
+"""Long enough for a signal to come before the end."""
+
+
 class Runs:
     """Runs of two processes, and what they are compared with."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.plan = folder, dict[str, Any]()
-        self.config = prepared_config(folder, {"model.dropout": 0.0, "train.keep_checkpoints": 20})
+        self.config = prepared_config(folder, {**LONGER, "model.dropout": 0.0})
         stream = {"data.mode": "stream", "data.separator": "\n", "data.shuffle_buffer": 20}
         stream["data.path"] = str(folder / "streamed")
         self.add("whole")
@@ -147,7 +153,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, RunConfig, lis
 NUMBERS = ("loss", "loss_ema", "lr", "grad_norm", "bits_per_byte")
 
 
-def assert_same_curve(ours: list[dict[str, Any]], theirs: list[dict[str, Any]], *, rel: float = 1e-5) -> None:
+def assert_same_curve(ours: list[dict[str, Any]], theirs: list[dict[str, Any]], *, rel: float = 1e-4) -> None:
     assert [(row["split"], row["step"], row["tokens"]) for row in ours] == [
         (row["split"], row["step"], row["tokens"]) for row in theirs
     ]
@@ -163,7 +169,7 @@ def test_a_run_is_that_of_one_process(runs: tuple[Path, RunConfig, list[Any]]) -
     alone = exact_rows(folder / "alone")
     for out in ("whole", "tensor", "from one"):
         assert_same_curve(alone, exact_rows(folder / out))
-    assert found[0]["whole"]["steps"] == 14 and found[1]["whole"] == {}
+    assert found[0]["whole"]["steps"] == LAST and found[1]["whole"] == {}
     assert found[0]["whole"]["val"]["loss"] == pytest.approx(read_json(folder / "alone" / "result.json")["val"]["loss"])
     assert read_json(folder / "whole" / "environment.json")["processes"] == 2
 
@@ -171,7 +177,7 @@ def test_a_run_is_that_of_one_process(runs: tuple[Path, RunConfig, list[Any]]) -
 def test_muon_on_shares_is_muon(runs: tuple[Path, RunConfig, list[Any]]) -> None:
     folder, config, _ = runs
     train(override(config, {"optim.kind": "muon"}), out=folder / "muon alone")
-    assert_same_curve(exact_rows(folder / "muon alone"), exact_rows(folder / "fsdp"), rel=1e-3)
+    assert_same_curve(exact_rows(folder / "muon alone"), exact_rows(folder / "fsdp"), rel=1e-2)  # of BF16
 
 
 def test_another_run_is_told_apart(runs: tuple[Path, RunConfig, list[Any]]) -> None:
@@ -190,7 +196,7 @@ def test_a_signal_to_one_rank_stops_all_at_one_step(
     assert found[0][stopped] == found[1][stopped]  # the step too
     assert found[0][stopped]["stopped"] == "SIGTERM"
     name = "stopped and resumed" if stopped == "stopped" else "stream resumed"
-    assert found[0][name]["steps"] == 14
+    assert found[0][name]["steps"] == LAST
     assert exact_rows(folder / stopped) == exact_rows(folder / whole)  # bit for bit
     assert final_files(folder / stopped) == final_files(folder / whole)
 
@@ -198,20 +204,20 @@ def test_a_signal_to_one_rank_stops_all_at_one_step(
 def test_a_stream_is_shared_without_repeats(runs: tuple[Path, RunConfig, list[Any]]) -> None:
     folder, config, _ = runs
     checkpoints = RunDir(folder / "stream").checkpoints
-    kept = read_json(checkpoints / "step-00000014" / "state.json")["facts"]["stream"]
+    kept = read_json(checkpoints / f"step-{LAST:08d}" / "state.json")["facts"]["stream"]
     assert kept["n_ranks"] == 2 and kept["positions"][0] != kept["positions"][1]
     blocks = [(p["epoch"] + p["file"] + p["block"]) % 2 for p in kept["positions"]]
     assert blocks == [0, 1]
-    changed = {"train.max_steps": 20}
+    changed = {"train.max_steps": LAST + 2}
     with pytest.raises(CheckpointError, match="has streamed its text to 2 processes and cannot go on with 1"):
         train(config, out=folder / "stream", resume=True, changes=changed)
 
 
 def test_a_checkpoint_of_shares_goes_on_alone(runs: tuple[Path, RunConfig, list[Any]]) -> None:
     folder, config, _ = runs
-    train(config, out=folder / "from one", resume=True, changes={"train.max_steps": 16, "train.parallel": "ddp"})
+    train(config, out=folder / "from one", resume=True, changes={"train.max_steps": LAST + 2, "train.parallel": "ddp"})
     assert read_json(folder / "from one" / "environment.json")["processes"] == 1
-    assert exact_rows(folder / "from one")[-1]["step"] == 16
+    assert exact_rows(folder / "from one")[-1]["step"] == LAST + 2
 
 
 def test_an_error_is_said_by_one(runs: tuple[Path, RunConfig, list[Any]]) -> None:

@@ -139,6 +139,8 @@ def joined() -> Iterator[Ranks]:
         dist.destroy_process_group()
     except BaseException as error:
         ours = _said_once(error, store, rank)
+        if dist.is_initialized() and not torch.cuda.is_available():  # NCCL would wait for those that are gone
+            dist.destroy_process_group()
         if ours is error:
             raise
         raise ours from error
