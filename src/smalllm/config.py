@@ -21,6 +21,7 @@ OptimizerKind = Literal["adamw", "muon"]
 Parallel = Literal["ddp", "fsdp"]
 Schedule = Literal["cosine", "linear", "hold", "constant"]
 Precision = Literal["auto", "fp32", "tf32", "bf16", "fp16"]
+TrackerName = Literal["wandb", "tensorboard", "swanlab", "trackio"]
 DeviceChoice = Literal["auto", "cpu", "cuda", "mps"]
 
 
@@ -228,6 +229,8 @@ class TrainConfig:
     time; 1: every block, 0: none."""
     patience: int = 0
     """Evaluations without a better validation loss before the run stops; 0: never."""
+    overfit_one_batch: bool = False
+    """For debugging: every update trains on the windows of the first again, which a sound model learns by heart."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -247,6 +250,18 @@ class EvalConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class TrackConfig:
+    """Where the run is shown besides its own report."""
+
+    trackers: tuple[TrackerName, ...] = ()
+    """wandb, tensorboard, swanlab, trackio, any of them; each needs the extra of its name."""
+    project: str = "smalllm"
+    """What the trackers file the run under."""
+    name: str | None = None
+    """What they call the run; absent: the name of its directory."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class RunConfig:
     """Everything that decides a run."""
 
@@ -258,6 +273,7 @@ class RunConfig:
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
+    track: TrackConfig = field(default_factory=TrackConfig)
 
 
 def field_names(config_type: type) -> tuple[str, ...]:

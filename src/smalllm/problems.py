@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from smalllm.config import DataConfig, ModelConfig, OptimConfig, RunConfig, TrainConfig
+from smalllm.config import DataConfig, ModelConfig, OptimConfig, RunConfig, TrackConfig, TrainConfig
 from smalllm.errors import ConfigError
 
 _POSITIVE = "at least 1"
@@ -62,6 +62,7 @@ def problems(config: RunConfig) -> list[str]:
         *_optim_problems(config.optim),
         *_batch_problems(config.train, config.model),
         *_parallel_problems(config.train, config.model),
+        *_track_problems(config.track),
     ]
 
 
@@ -173,3 +174,10 @@ def _parallel_problems(train: TrainConfig, model: ModelConfig) -> Iterator[str]:
             yield f"train.tensor_parallel = {n}: must divide model.{name} = {value}, which is shared out in equal parts"
     if model.d_ff is None and model.mlp == "gelu" and 4 * model.d_model % n:
         yield f"train.tensor_parallel = {n}: must divide model.d_ff = {4 * model.d_model}"
+
+
+def _track_problems(track: TrackConfig) -> Iterator[str]:
+    for key in ("project", "name"):
+        value = getattr(track, key)
+        if value is not None and not value.strip():
+            yield f'track.{key} = "{value}": must not be empty; leave it out for the default'

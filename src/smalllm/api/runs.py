@@ -1,7 +1,7 @@
 """`train`: one run from its configuration to its report. Wires data, model, loop, evaluation and files together."""
 
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch
 from smalllm.api.batches import make_batches
 from smalllm.api.data import prepare_command
 from smalllm.api.finish import finish_run
+from smalllm.api.one_batch import watch_one_batch
 from smalllm.api.origin import adopt, check_data, data_command, lower_rates, open_origin
 from smalllm.api.resume import facts_of, opened_config
 from smalllm.api.sitting import Sitting, sit_down
@@ -33,7 +34,9 @@ from smalllm.optim.optimizers import load_optimizer_tensors, optimizer_tensors
 from smalllm.problems import check
 from smalllm.protocols import Progress, Silent
 from smalllm.rundir import RunDir, append_jsonl, is_other_rank, locked, rewind_jsonl
-from smalllm.training.distributed import Ranks, joined
+from smalllm.tracking.followers import Hear, following
+from smalllm.tracking.names import check_installed
+from smalllm.training.distributed import ALONE, Ranks, joined
 from smalllm.training.loop import Outcome, Parts, run_loop
 from smalllm.training.parallel import whole_model, whole_tensors
 
@@ -73,30 +76,44 @@ def train(
     run, progress = RunDir(out or Path("runs") / config.recipe), progress or Silent()
     if is_other_rank():
         progress = Silent()
-    with nullcontext() if is_other_rank() else locked(run):
+    with nullcontext() if is_other_rank() else locked(run), ExitStack() as stack:
         if run.config.exists() and not resume:
             raise RunError(f"{run.path}: holds a run already; continue it with --resume, or choose another --out")
         with joined() as ranks:
-            sitting = _opened(
+            sitting = open_sitting(
                 run, config, changes=changes or {}, name=name or config.recipe, progress=progress, ranks=ranks
             )
-            if sitting.is_complete and ranks.from_first(run.result.exists()):
+            is_done = sitting.is_complete and ranks.from_first(run.result.exists())
+            if ranks.is_first and not is_done:
+                run.result.unlink(missing_ok=True)  # of a shorter run that now goes on
+            track = sitting.config.track
+            trackers = track.trackers if ranks.is_first else ()
+            hear = stack.enter_context(
+                following(run, trackers, project=track.project, name=track.name, notice=progress.say)
+            )
+            if is_done:
                 progress.say(f"{run.path}: complete at step {sitting.state.step:,}")
             else:
-                if ranks.is_first:
-                    run.result.unlink(missing_ok=True)  # of a shorter run that now goes on
-                outcome = _train_and_close(sitting, progress)
+                outcome = _train_and_close(sitting, hear, progress)
                 if outcome.reason not in ("complete", "patience"):
                     return {"stopped": outcome.reason, "steps": outcome.state.step, "run": str(run.path)}
         if not ranks.is_first:
             return {}
-        torch.set_num_threads((sitting.config.train.threads or 1) * ranks.n_local)  # those of the ranks that have gone
+        if ranks.n > 1:  # those of the ranks that have gone
+            torch.set_num_threads((sitting.config.train.threads or 1) * ranks.n_local)
         return finish_run(run, sitting.data, sitting.manifest, progress=progress)
 
 
-def _opened(
-    run: RunDir, config: RunConfig, *, changes: Mapping[str, Any], name: str, progress: Progress, ranks: Ranks
+def open_sitting(
+    run: RunDir,
+    config: RunConfig,
+    *,
+    changes: Mapping[str, Any],
+    name: str,
+    progress: Progress,
+    ranks: Ranks = ALONE,
 ) -> Sitting:
+    """A sitting of a run that starts or goes on, ready for its next step; arguments and errors are those of `train`."""
     config, stored = opened_config(run, config, changes)
     name = str(run.config) if stored else name
     origin = open_origin(run, config)
@@ -109,18 +126,19 @@ def _opened(
             progress.say(notice)
         check_data(check(config), origin, name=name)
         command = data_command(config, origin, name=name)
+    check_installed(config.track.trackers)
     return sit_down(
         run, config, origin, stored=stored, changes=changes, command=command, progress=progress, ranks=ranks
     )
 
 
-def _train_and_close(sitting: Sitting, progress: Progress) -> Outcome:
+def _train_and_close(sitting: Sitting, hear: Hear, progress: Progress) -> Outcome:
     """Train; a stream's threads end with it, and how long the model waited for them is told."""
     if sitting.feed is None:
-        return _train(sitting, progress)
+        return _train(sitting, hear, progress)
     feed, before_s = sitting.feed.feed, sitting.state.elapsed_s
     try:
-        outcome = _train(sitting, progress)
+        outcome = _train(sitting, hear, progress)
     finally:
         feed.close()
     sitting_s = outcome.state.elapsed_s - before_s
@@ -129,9 +147,10 @@ def _train_and_close(sitting: Sitting, progress: Progress) -> Outcome:
     return outcome
 
 
-def _train(sitting: Sitting, progress: Progress) -> Outcome:
+def _train(sitting: Sitting, hear: Hear, progress: Progress) -> Outcome:
     run, config = sitting.run, sitting.config
     ranks = sitting.ranks
+    watch = watch_one_batch(sitting, progress) if config.train.overfit_one_batch else None
 
     def save(state: TrainState, is_best: bool) -> None:
         facts = facts_of(sitting.manifest, sitting.tokenizer)
@@ -157,6 +176,9 @@ def _train(sitting: Sitting, progress: Progress) -> Outcome:
             return
         append_jsonl(run.metrics, values)
         progress.row(values)
+        hear()
+        if watch is not None:
+            watch.row(values)
 
     def event(state: TrainState, what: str) -> None:
         row({"split": "event", "step": state.step, "tokens": state.tokens, "event": what})

@@ -12,6 +12,8 @@ import contextlib
 import dataclasses
 import json
 import os
+import time
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -26,6 +28,7 @@ from smalllm.config import RunConfig
 from smalllm.errors import ConfigError, RankError, SmalllmError
 from smalllm.rundir import is_launched
 
+_RANK_0_SPEAKS_S = 1.0  # what all ranks find, rank 0 says: others that fail let it go first
 TIMEOUT = timedelta(minutes=30)
 """How long a rank waits for the others before it gives up: longer than anything that only one of them does."""
 
@@ -118,8 +121,8 @@ def joined() -> Iterator[Ranks]:
     if not is_launched():
         yield Ranks()
         return
-    store, rank, n = next(iter(rendezvous("env://", timeout=TIMEOUT)))
-    said = dist.PrefixStore("smalllm", store)  # type: ignore[attr-defined]
+    common, rank, n = next(iter(rendezvous("env://", timeout=TIMEOUT)))
+    store = dist.PrefixStore(_meet(common, rank, n), common)  # type: ignore[attr-defined]
     ranks = Ranks(
         rank=rank,
         n=n,
@@ -135,7 +138,9 @@ def joined() -> Iterator[Ranks]:
         yield ranks
         dist.destroy_process_group()
     except BaseException as error:
-        ours = _said_once(error, said, rank)
+        ours = _said_once(error, store, rank)
+        if dist.is_initialized() and not torch.cuda.is_available():  # NCCL would wait for those that are gone
+            dist.destroy_process_group()
         if ours is error:
             raise
         raise ours from error
@@ -171,8 +176,35 @@ def arranged(ranks: Ranks, *, device: str, n_tensor: int) -> Ranks:
     return dataclasses.replace(ranks, n_tensor=n_tensor, mesh=mesh)
 
 
+def _meet(store: Any, rank: int, n: int) -> str:
+    """A name for this meeting that no earlier one had, the same for all who are there.
+
+    torchrun keeps one store over restarts, and in it the addresses of processes that are dead. A rank says hello with
+    a word of its own, which rank 0 answers with the name: so neither takes the other for one of an earlier attempt.
+    """
+    word, deadline = uuid.uuid4().hex, time.monotonic() + TIMEOUT.total_seconds()
+    if rank:
+        store.set(f"smalllm-hello-{rank}", word)
+        name = store.get(f"smalllm-welcome-{rank}-{word}").decode()
+        store.set(f"{name}-here-{rank}", "yes")
+        return str(name)
+    name = f"smalllm-{word}"
+    while missing := [other for other in range(1, n) if not store.check([f"{name}-here-{other}"])]:
+        for other in missing:
+            if store.check([f"smalllm-hello-{other}"]):
+                store.set(f"smalllm-welcome-{other}-{store.get(f'smalllm-hello-{other}').decode()}", name)
+        if time.monotonic() > deadline:
+            raise RankError(
+                f"rank 0 waited {TIMEOUT} for ranks {missing}, and they did not come; look at their messages"
+            )
+        time.sleep(0.01)
+    return name
+
+
 def _said_once(error: BaseException, store: Any, rank: int) -> BaseException:
     """What this rank raises: its error if it is the first to fail, else one without words."""
+    if rank:
+        time.sleep(_RANK_0_SPEAKS_S)
     try:
         is_first_to_fail = store.add("said", 1) == 1
     except RuntimeError:  # the store went with the process that kept it

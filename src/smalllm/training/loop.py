@@ -221,11 +221,8 @@ def _step(
 def _after(state: TrainState, update: Update, config: RunConfig, *, is_scaled: bool) -> TrainState:
     """The state after an update, or after one that was refused: its windows are used up, its tokens not learned."""
     before, is_bad = state, bool(update.refused)
-    state = replace(
-        state,
-        step=state.step + 1,
-        cursor=state.cursor + config.train.tokens_per_step // config.model.context_length,
-    )
+    n_windows = 0 if config.train.overfit_one_batch else config.train.tokens_per_step // config.model.context_length
+    state = replace(state, step=state.step + 1, cursor=state.cursor + n_windows)
     if is_scaled:
         scale, n_scaled = next_scale(state.loss_scale, state.n_scaled, overflowed=not math.isfinite(update.grad_norm))
         state = replace(state, loss_scale=scale, n_scaled=n_scaled)

@@ -14,6 +14,7 @@ Source: Rajbhandari et al. 2020 (ZeRO, stage 3); Shoeybi et al. 2019 (Megatron-L
 """
 
 import math
+import warnings
 from typing import Any, cast
 
 import torch
@@ -44,6 +45,8 @@ def divide_model(model: GPT, ranks: Ranks, *, parallel: str, compile_blocks: boo
     if parallel == "fsdp" and ranks.n_data > 1:
         from torch.distributed.fsdp import fully_shard
 
+        # The logits are a view, less the padded rows; nobody writes into them.
+        warnings.filterwarnings("ignore", message="FSDP2-wrapped module")
         for block in model.blocks:
             fully_shard(block, mesh=ranks.mesh["data"])
         fully_shard(model, mesh=ranks.mesh["data"], reshard_after_forward=False)
