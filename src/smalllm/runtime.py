@@ -138,6 +138,11 @@ def autocast(device: str, precision: str) -> Any:
 
 @functools.cache
 def matmul_flops(device: str, precision: str) -> float:
+    """What `measure_matmul` found at the first call [FLOP/s]."""
+    return measure_matmul(device, precision)
+
+
+def measure_matmul(device: str, precision: str) -> float:
     """The best measured rate of a 4096 x 4096 x 4096 product [FLOP/s], in BF16 or FP32. Takes about a second."""
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     a = torch.randn(_MATMUL_SIZE, _MATMUL_SIZE, device=device).to(dtype)
@@ -173,6 +178,10 @@ def peak_memory_bytes(device: str) -> int:
     """Most memory used so far [bytes]: of the GPU by tensors, else of this process."""
     if device == "cuda":
         return torch.cuda.max_memory_allocated()
+    with contextlib.suppress(OSError):  # Linux: getrusage counts what the process that started this one had, too
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
     unit_bytes = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit_bytes
 
