@@ -7,6 +7,8 @@ one of the processes that encode for it, and the command in its first seconds. A
 where an encoding process was killed, the command must end with an error that says so. In the end every file of the two
 data directories must be equal, summary included.
 
+The bytes tokenizer encodes in processes; with the gigatoken extra, huggingface does so in threads, and has none to kill.
+
 Ends only the processes it starts and theirs. Needs /proc. Prints one line; exits with 1 if anything differs.
 """
 
@@ -25,6 +27,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from smalllm.tokenizers.gigatoken import is_installed
+
 STARTUP_S = 4.0  # importing, reading and checking takes about so long
 GONE_S = 10.0  # within so long after a kill no process may be left
 LIMIT_S = 300.0  # a process that takes longer hangs
@@ -37,11 +41,14 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="smalllm-kill-") as name:
         folder = Path(name)
         command = make_corpus(folder, random.Random(options.seed), megabytes=options.megabytes)
+        command += ["--tokenizer.kind", options.tokenizer]
+        command += ["--tokenizer.vocab_size", "400"] if options.tokenizer == "huggingface" else []
         finish(folder, command, "whole")
         whole = tree(folder / "whole")
         summary = json.loads((folder / "whole" / "summary.json").read_text(encoding="utf-8"))
         draw, n_kills, wrong = random.Random(options.seed), {"command": 0, "worker": 0, "start": 0}, []
-        kinds = itertools.cycle(n_kills)
+        has_workers = options.tokenizer == "bytes" or not is_installed()
+        kinds = itertools.cycle(kind for kind in n_kills if has_workers or kind != "worker")
         moments = sorted(draw.randrange(summary["documents"] * 9 // 10) for _ in range(options.kills))
         for number, (moment, kind) in enumerate(zip(moments, kinds, strict=False), start=1):
             said = kill(folder, command, moment, kind, draw)
@@ -70,6 +77,7 @@ def read_options() -> argparse.Namespace:
         description=__doc__, formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, width=100)
     )
     parser.add_argument("--kills", type=int, default=20, help="how many times to kill (default 20)")
+    parser.add_argument("--tokenizer", choices=["bytes", "huggingface"], default="bytes", help="default bytes")
     parser.add_argument("--megabytes", type=float, default=24.0, help="size of the corpus (default 24)")
     parser.add_argument("--seed", type=int, default=0, help="decides text and moments; the clock has its part too")
     parser.add_argument("--verbose", action="store_true", help="tell about each kill")
@@ -102,7 +110,7 @@ def make_corpus(folder: Path, draw: random.Random, *, megabytes: float) -> list[
         file.writelines(lines[3 * quarter :])
     data = ["--data.files", "a.jsonl", "b.txt", "c.parquet", "d.jsonl.gz", "--data.separator", "<end>"]
     data += ["--data.dedup", "true", "--data.shard_tokens", "50000", "--data.workers", "2"]
-    return ["prepare", "shakespeare", *data, "--tokenizer.kind", "huggingface", "--tokenizer.vocab_size", "400"]
+    return ["prepare", "shakespeare", *data]
 
 
 def start(folder: Path, command: list[str], out: str) -> "subprocess.Popen[bytes]":
@@ -142,7 +150,9 @@ def kill(folder: Path, command: list[str], moment: int, kind: str, draw: random.
         if kind == "start":
             time.sleep(draw.uniform(0.0, STARTUP_S))
         else:
-            while process.poll() is None and (progress(folder) <= moment or not children(process.pid)):
+            while process.poll() is None and (
+                progress(folder) <= moment or (kind == "worker" and not children(process.pid))
+            ):
                 if time.monotonic() - began_at > LIMIT_S:
                     raise SystemExit(f"nothing happened for {LIMIT_S:.0f} s; the command hangs")
                 time.sleep(0.001)
