@@ -6,6 +6,7 @@ from typing import Any
 
 from smalllm.config import DataConfig, ModelConfig, OptimConfig, RunConfig, TrainConfig
 from smalllm.errors import ConfigError
+from smalllm.recipes.resolve import memory_bytes
 
 _POSITIVE = "at least 1"
 _NOT_NEGATIVE = "0 or more"
@@ -59,6 +60,7 @@ def problems(config: RunConfig) -> list[str]:
         *_stream_problems(config.data, config.train),
         *_optim_problems(config.optim),
         *_batch_problems(config.train, config.model),
+        *_memory_problems(config.train),
     ]
 
 
@@ -78,7 +80,7 @@ def _out_of_range(config: RunConfig) -> Iterator[str]:
     for name, (allowed, is_right) in _RANGES.items():
         section, key = name.split(".")
         value = getattr(getattr(config, section), key)
-        if value is not None and not (_is_finite(value) and is_right(value)):
+        if value not in (None, "auto") and not (_is_finite(value) and is_right(value)):
             yield f"{name} = {value}: must be {allowed}"
 
 
@@ -153,8 +155,20 @@ def _batch_problems(train: TrainConfig, model: ModelConfig) -> Iterator[str]:
             f"train.tokens_per_step = {train.tokens_per_step}: must be a multiple of "
             f"model.context_length = {context}, for example {nearest}"
         )
-    elif context >= 1 and train.micro_batch_size and train.tokens_per_step % (context * train.micro_batch_size):
+    elif context >= 1 and _cuts_badly(train.micro_batch_size, train.tokens_per_step // context):
         yield (
             f"train.micro_batch_size = {train.micro_batch_size}: must divide the "
             f"{train.tokens_per_step // context} windows of train.tokens_per_step = {train.tokens_per_step}"
         )
+
+
+def _cuts_badly(micro_batch_size: int | str, n_windows: int) -> bool:
+    return isinstance(micro_batch_size, int) and micro_batch_size >= 1 and n_windows % micro_batch_size != 0
+
+
+def _memory_problems(train: TrainConfig) -> Iterator[str]:
+    if train.memory is not None:
+        try:
+            memory_bytes(train.memory)
+        except ValueError as error:
+            yield f"train.memory = {error}"

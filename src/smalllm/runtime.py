@@ -174,6 +174,26 @@ def synchronize(device: str) -> None:
         torch.mps.synchronize()
 
 
+def free_memory_bytes(device: str) -> int:
+    """Memory that a run could still get [bytes]: of the GPU, else of the machine within the limits of this process.
+
+    2^63 - 1 where nothing says.
+    """
+    if device == "cuda":
+        return int(torch.cuda.mem_get_info()[0])
+    found = [sys.maxsize]
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                found.append(int(line.split()[1]) * 1024)
+    with contextlib.suppress(OSError, ValueError):  # "max" is no number
+        found.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if limit != resource.RLIM_INFINITY:
+        found.append(limit)
+    return min(found)
+
+
 def peak_memory_bytes(device: str) -> int:
     """Most memory used so far [bytes]: of the GPU by tensors, else of this process."""
     if device == "cuda":

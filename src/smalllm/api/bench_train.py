@@ -19,7 +19,7 @@ from typing import Any, Literal
 from smalllm import runtime
 from smalllm.api.bench_train_child import OURS, THEIRS, hf_dropout
 from smalllm.api.here import configure_here
-from smalllm.config import RunConfig, as_dict
+from smalllm.config import Precision, RunConfig, as_dict
 from smalllm.errors import ConfigError, RunError
 from smalllm.interop.families import family_of
 from smalllm.model.count import count_parameters, flops_per_token
@@ -39,7 +39,7 @@ class Contestant:
     """
 
     library: str
-    precision: str
+    precision: Precision
     compile: bool
 
     @property
@@ -167,7 +167,8 @@ def _contestants(config: RunConfig, against: Peer | None) -> list[Contestant]:
     precision, compiled = config.train.precision, bool(config.train.compile)
     found = [Contestant(library=OURS, precision=precision, compile=compiled)]
     if against is not None:
-        forms = dict.fromkeys([("fp32", False), (precision, False), (precision, compiled)])
+        default: tuple[Precision, bool] = ("fp32", False)
+        forms = dict.fromkeys([default, (precision, False), (precision, compiled)])
         found += [Contestant(library=THEIRS, precision=p, compile=c) for p, c in forms]
     return found
 
@@ -236,7 +237,7 @@ def _child(config: RunConfig, vocab_size: int, n_micro: int, contestant: Contest
         "vocab_size": vocab_size,
         "micro_batches": n_micro,
     }
-    command = [sys.executable, "-m", "smalllm.api.bench_train_child"]
+    command = [sys.executable, "-P", "-m", "smalllm.api.bench_train_child"]
     with (
         tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as errors,
         subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True) as process,

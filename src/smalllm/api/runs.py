@@ -6,6 +6,7 @@ from typing import Any
 
 from smalllm.api.data import prepare_command
 from smalllm.api.finish import finish_run
+from smalllm.api.fitting import shrinker
 from smalllm.api.origin import adopt, check_data, data_command, lower_rates, open_origin
 from smalllm.api.resume import facts_of, opened_config
 from smalllm.api.sitting import Sitting, make_batches, sit_down
@@ -137,7 +138,8 @@ def _train(sitting: Sitting, progress: Progress) -> Outcome:
 
     parts = Parts(
         loss_function=sitting.loss_function,
-        batches=make_batches(sitting),
+        batches=lambda cursor: make_batches(sitting)(cursor),  # anew: the micro-batch may have shrunk
+        shrink=shrinker(sitting, progress),
         evaluate=lambda: sitting.exam.score(
             sitting.model, device=config.train.device, precision=config.train.precision
         ).measures(),

@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from smalllm import runtime
-from smalllm.api.data import data_path, load_data
+from smalllm.api.data import data_path, load_data, training_windows
+from smalllm.api.fitting import fits_here, shrinker
 from smalllm.api.foreign import configured_tokenizer
 from smalllm.api.origin import copy_weights, origin_facts
 from smalllm.api.preparation import prepare
@@ -25,19 +26,20 @@ from smalllm.config import RunConfig
 from smalllm.data.batches import micro_batch_ids
 from smalllm.data.feed import FeedBatches
 from smalllm.data.manifest import MANIFEST_NAME, Manifest
-from smalllm.data.shards import open_split, verify_shards
-from smalllm.data.windows import Windows, open_windows
-from smalllm.errors import DataError
+from smalllm.data.shards import verify_shards
+from smalllm.data.windows import Windows
+from smalllm.errors import DataError, DeviceMemoryError
 from smalllm.model.count import flops_per_token
 from smalllm.model.gpt import GPT
 from smalllm.model.init import init_weights
 from smalllm.optim.optimizers import build_optimizers, load_optimizer_tensors
 from smalllm.protocols import Progress, Tokenizer
 from smalllm.recipes import save_config
-from smalllm.recipes.resolve import Machine, resolve, resolve_minutes
+from smalllm.recipes.resolve import Machine, micro_batch_size, resolve, resolve_minutes
 from smalllm.run import Run, check_tokenizer
 from smalllm.rundir import RunDir, rewind_jsonl, write_json
 from smalllm.tokenizers import load_tokenizer, save_tokenizer
+from smalllm.training.memory import shrinking
 from smalllm.training.step import LossFunction, make_loss_function
 from smalllm.training.warmup import run_once, time_update
 
@@ -100,7 +102,7 @@ def sit_down(
             f"{data}: was prepared for data.mode = stream and holds only the head of the training text; "
             "train with --data.mode stream, or prepare shards in another directory (--data.path)"
         )
-    windows = _windows(config, data, manifest, progress)
+    windows = training_windows(config, data, manifest, progress=progress)
     config, environment = _resolved(config, manifest, windows, progress)
     environment |= origin_facts(run, config, origin)
     model, optimizers, state = _build(config, tokenizer, loaded, origin)
@@ -143,20 +145,6 @@ def _tokenizer_of(run: RunDir, config: RunConfig, origin: Run | None) -> Tokeniz
     return tokenizer
 
 
-def _windows(config: RunConfig, data: Path, manifest: Manifest, progress: Progress) -> Windows:
-    windows = open_windows(
-        open_split(data, manifest, "train"),
-        packing=config.data.packing,
-        context_length=config.model.context_length,
-        eos_id=manifest.tokenizer.eos_id,
-    )
-    if windows.notice:
-        progress.say(windows.notice)
-    if config.data.document_mask and manifest.splits["train"].documents == 1:
-        progress.say("data.document_mask = true changes nothing: the training text is one document")
-    return windows
-
-
 def _loss_function(config: RunConfig, tokenizer: Tokenizer, *, compile_it: bool) -> LossFunction:
     eos_id = tokenizer.eos_id if config.data.document_mask else None
     return make_loss_function(config.train.device, config.train.precision, compile_it=compile_it, eos_id=eos_id)
@@ -188,6 +176,7 @@ def _resolved(
         train_tokens=windows.n_tokens,
         flops_per_token=flops_per_token(config.model, vocab_size=vocab_size),
         fill=windows.n_tokens / (windows.n * config.model.context_length),
+        fits=fits_here(config, vocab_size=vocab_size, device=device),
     )
     for notice in notices:
         progress.say(notice)
@@ -228,26 +217,36 @@ def _open_feed(sitting: Sitting, loaded: Checkpoint | None, progress: Progress) 
 
 def _warm_up(sitting: Sitting, loaded: Checkpoint | None, *, began_at: float, progress: Progress) -> None:
     """Compile, and turn minutes into steps; neither leaves a trace in weights or optimizer state."""
-    config = sitting.config
-    batch = make_batches(sitting)(sitting.state.cursor)[0]
-    if config.train.compile:
+    shrink = shrinker(sitting, progress)
+
+    def first_batch() -> tuple[Tensor, Tensor]:
+        return make_batches(sitting)(sitting.state.cursor)[0]
+
+    if sitting.config.train.compile:
         progress.say("compiling the model; this takes up to a minute, once")
         try:
-            run_once(sitting.model, sitting.loss_function, batch)
+            shrinking(lambda: run_once(sitting.model, sitting.loss_function, first_batch()), shrink)
+        except DeviceMemoryError:
+            raise
         except Exception as error:  # the compiler is a program of its own, with failures of its own
             progress.say(f"running uncompiled: torch.compile failed here ({str(error).splitlines()[0][:200]})")
-            config = replace(config, train=replace(config.train, compile=False))
-            sitting.loss_function = _loss_function(config, sitting.tokenizer, compile_it=False)
+            sitting.config = replace(sitting.config, train=replace(sitting.config.train, compile=False))
+            sitting.loss_function = _loss_function(sitting.config, sitting.tokenizer, compile_it=False)
+    config = sitting.config
     if config.train.max_minutes is not None:
         sitting.optimizers = build_optimizers(sitting.model, config.optim)
-        step_time_s = time_update(
-            sitting.model,
-            sitting.optimizers,
-            sitting.loss_function,
-            batch,
-            grad_accum_steps=_grad_accum_steps(config),
-            device=config.train.device,
+        step_time_s = shrinking(
+            lambda: time_update(
+                sitting.model,
+                sitting.optimizers,
+                sitting.loss_function,
+                first_batch(),
+                grad_accum_steps=_grad_accum_steps(sitting.config),
+                device=config.train.device,
+            ),
+            shrink,
         )
+        config = sitting.config
         config, notices = resolve_minutes(
             config,
             step_time_s=step_time_s,
@@ -265,7 +264,7 @@ def _warm_up(sitting: Sitting, loaded: Checkpoint | None, *, began_at: float, pr
 def make_batches(sitting: Sitting) -> Callable[[int], Sequence[tuple[Tensor, Tensor]]]:
     """Cursor -> micro-batches, read from the shards or the stream onto the device."""
     config, windows, feed = sitting.config, sitting.windows, sitting.feed
-    size = config.train.micro_batch_size or 1
+    size = micro_batch_size(config)
 
     def on_device(inputs: NDArray[np.int64], targets: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         moved = (torch.from_numpy(part).to(config.train.device) for part in (inputs, targets))
@@ -296,4 +295,4 @@ def make_batches(sitting: Sitting) -> Callable[[int], Sequence[tuple[Tensor, Ten
 
 
 def _grad_accum_steps(config: RunConfig) -> int:
-    return config.train.tokens_per_step // (config.model.context_length * (config.train.micro_batch_size or 1))
+    return config.train.tokens_per_step // (config.model.context_length * micro_batch_size(config))

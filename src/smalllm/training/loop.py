@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -16,9 +17,11 @@ from torch.optim import Optimizer
 from smalllm import runtime
 from smalllm.checkpoint import TrainState
 from smalllm.config import RunConfig
+from smalllm.errors import DeviceMemoryError
 from smalllm.optim.optimizers import set_lr
 from smalllm.optim.schedule import lr_scale
 from smalllm.training.clock import Clock
+from smalllm.training.memory import shrinking
 from smalllm.training.signals import stop_signals
 from smalllm.training.step import LossFunction, train_step
 
@@ -32,6 +35,8 @@ class Parts:
     loss_function: LossFunction
     batches: Callable[[int], Sequence[tuple[Tensor, Tensor]]]
     """Cursor -> the micro-batches of the step that starts there."""
+    shrink: Callable[[DeviceMemoryError], bool] = lambda error: False
+    """Make the micro-batches that `batches` gives smaller; False: they cannot be."""
     evaluate: Callable[[], Mapping[str, float]]
     """The measures of the model as it is: loss, perplexity, bits_per_token, bits_per_byte, accuracy."""
     sample: Callable[[int], None]
@@ -65,6 +70,7 @@ def run_loop(
     """Train from `state` to the end; everything up to the returned state is saved.
 
     Raises:
+        DeviceMemoryError: memory did not hold the smallest micro-batch.
         NonFiniteError: a loss or gradient was not finite. Nothing is saved then: the last checkpoint is likelier to
             be sound than the weights that led here.
         CheckpointError: the last checkpoint could not be written.
@@ -113,14 +119,9 @@ def _step(
     started_at = time.monotonic()
     scale = lr_scale(state.step, config.optim, max_steps=max_steps)
     set_lr(optimizers, scale)
-    loss, grad_norm, n_tokens = train_step(
-        model,
-        optimizers,
-        parts.batches(state.cursor),
-        parts.loss_function,
-        seed=train.seed,
-        step=state.step,
-        clip_norm=config.optim.clip_norm,
+    update = partial(train_step, seed=train.seed, step=state.step, clip_norm=config.optim.clip_norm)
+    loss, grad_norm, n_tokens = shrinking(
+        lambda: update(model, optimizers, parts.batches(state.cursor), parts.loss_function), parts.shrink
     )
     clock.count_step(time.monotonic() - started_at, n_tokens=n_tokens)
     ema = loss if state.loss_ema is None else state.loss_ema + EMA_ALPHA * (loss - state.loss_ema)

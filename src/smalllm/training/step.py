@@ -14,6 +14,7 @@ from smalllm import runtime
 from smalllm.data.padded import IGNORED
 from smalllm.errors import NonFiniteError
 from smalllm.model.documents import find_documents
+from smalllm.training.memory import memory_guard
 
 LossFunction = Callable[[nn.Module, Tensor, Tensor], Tensor]
 
@@ -65,13 +66,15 @@ def train_step(
 
     Raises:
         NonFiniteError: loss or gradient is not finite; the weights are untouched.
+        DeviceMemoryError: memory did not hold a micro-batch; the weights are untouched.
     """
     total, counts = 0.0, torch.stack([(targets != IGNORED).sum() for _, targets in micro_batches]).tolist()
-    for number, (token_ids, targets) in enumerate(micro_batches):
-        torch.manual_seed(dropout_seed(seed, step, number))
-        loss = loss_function(model, token_ids, targets) / (sum(counts) / counts[number])
-        loss.backward()
-        total += loss.item()
+    with memory_guard(model):
+        for number, (token_ids, targets) in enumerate(micro_batches):
+            torch.manual_seed(dropout_seed(seed, step, number))
+            loss = loss_function(model, token_ids, targets) / (sum(counts) / counts[number])
+            loss.backward()
+            total += loss.item()
     parameters = [p for p in model.parameters() if p.grad is not None]
     norm = float(torch.nn.utils.clip_grad_norm_(parameters, clip_norm or math.inf, foreach=True))
     if not math.isfinite(total) or not math.isfinite(norm):
