@@ -1,51 +1,28 @@
 """How fast a model trains here, and in how much memory: smalllm, and Hugging Face transformers on the same shape.
 
-Each contestant is a process of its own (`bench_train_child.py`), so that its peak memory is its own. They take turns,
+Each contestant is a process of its own (`trial.py`), so that its peak memory is its own. They take turns,
 round by round, one at work at a time, so that a machine that is busy with other things slows all of them; their
 ratios, and the shares of a matrix product's rate measured in the same round, say more than their rates.
 """
 
 import contextlib
 import importlib.util
-import json
 import statistics
-import subprocess
-import sys
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from smalllm import runtime
-from smalllm.api.bench_train_child import OURS, THEIRS, hf_dropout
 from smalllm.api.here import configure_here
-from smalllm.config import Precision, RunConfig, as_dict
-from smalllm.errors import ConfigError, RunError
+from smalllm.api.trial import Contestant, started
+from smalllm.api.trial_child import OURS, THEIRS, hf_dropout
+from smalllm.config import Precision, RunConfig
+from smalllm.errors import ConfigError
 from smalllm.interop.families import family_of
 from smalllm.model.count import count_parameters, flops_per_token
 from smalllm.protocols import Progress, Silent
 
 Peer = Literal["transformers"]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Contestant:
-    """One way to train.
-
-    Attributes:
-        library: "smalllm" or "transformers".
-        precision: fp32, tf32 or bf16.
-        compile: by torch.compile.
-    """
-
-    library: str
-    precision: Precision
-    compile: bool
-
-    @property
-    def name(self) -> str:
-        """As it is shown: "transformers, bf16, compiled"."""
-        return f"{self.library}, {self.precision}, {'compiled' if self.compile else 'eager'}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -189,66 +166,14 @@ def _measure(
         children = {}
         for contestant in contestants:
             progress.say(f"preparing {contestant.name}")
-            children[contestant.name] = stack.enter_context(_child(config, vocab_size, n_micro, contestant))
+            children[contestant.name] = stack.enter_context(started(config, vocab_size, n_micro, contestant))
         for number in range(1, rounds + 1):
             row: dict[str, Any] = {"matmul_flops": runtime.measure_matmul(device, precision)}
             for name, child in children.items():
-                row[name] = child.ask()
+                row[name] = child.ask(n_micro)
                 progress.say(f"round {number} of {rounds}: {name}, {row[name]['seconds']:.3g} s")
             rows.append(row)
     return rows
-
-
-class _Child:
-    """The process of one contestant, seen from here."""
-
-    def __init__(self, name: str, process: subprocess.Popen[str], errors: Any) -> None:
-        self.name, self.process, self.errors = name, process, errors
-
-    def send(self, line: str) -> None:
-        assert self.process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # the answer will be missing, and says why
-            self.process.stdin.write(line + "\n")
-            self.process.stdin.flush()
-
-    def answer(self) -> dict[str, Any]:
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        if not line:
-            self.process.wait()
-            self.errors.seek(0)
-            said = [one.strip() for one in self.errors.read().splitlines() if one.strip()] or ["no message"]
-            raise RunError(f"{self.name}: ended with status {self.process.returncode}: {said[-1]}")
-        answered: dict[str, Any] = json.loads(line)
-        return answered
-
-    def ask(self) -> dict[str, Any]:
-        self.send("update")
-        return self.answer()
-
-
-@contextlib.contextmanager
-def _child(config: RunConfig, vocab_size: int, n_micro: int, contestant: Contestant) -> Iterator[_Child]:
-    """A contestant that has compiled and waits."""
-    train = replace(config.train, precision=contestant.precision, compile=contestant.compile)
-    request = {
-        "library": contestant.library,
-        "config": as_dict(replace(config, train=train)),
-        "vocab_size": vocab_size,
-        "micro_batches": n_micro,
-    }
-    command = [sys.executable, "-P", "-m", "smalllm.api.bench_train_child"]
-    with (
-        tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as errors,
-        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True) as process,
-    ):
-        try:
-            child = _Child(contestant.name, process, errors)
-            child.send(json.dumps(request))
-            child.answer()
-            yield child
-        finally:
-            process.kill()
 
 
 def _peak(device: str, rows: Sequence[dict[str, Any]]) -> float:

@@ -18,6 +18,7 @@ COMMANDS = {
     "recipes": "list the recipes, or print one as TOML",
     "prepare": "turn text into a tokenizer and shards of tokens",
     "inspect": "show what is in prepared data, or in another program's shards",
+    "plan": "say what a run will cost here, or which model fits some minutes and memory",
     "train": "train a model on prepared data",
     "evaluate": "measure a run on held-out text",
     "generate": "write text with a run",

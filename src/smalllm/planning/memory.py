@@ -26,9 +26,9 @@ from smalllm.model.gpt import padded_vocab_size
 from smalllm.recipes.resolve import resolve_shape
 
 # Of a process that trains on a CPU: measured with PyTorch 2.13 on Linux; see docs/planning.md.
-PROCESS_BYTES = 310_000_000  # Python, PyTorch and its libraries' own buffers
-COMPILER_BYTES = 170_000_000  # what torch.compile adds: its modules, and what it leaves behind
-HEAP_SHARE = {False: 0.64, True: 0.30}  # free memory that the allocator holds, of the tensors; by whether compiled
+PROCESS_BYTES = 350_000_000  # Python, PyTorch and its libraries' own buffers
+COMPILER_BYTES = 140_000_000  # what torch.compile adds: its modules, and what it leaves behind
+HEAP_SHARE = {False: 0.58, True: 0.27}  # holes in the heap, of the activations; by whether compiled
 
 _EVAL_WINDOWS, _EVAL_TOKENS, _EVAL_ROWS = 16, 8_192, 1_024  # scored at once; of these, rows in FP32
 
@@ -46,6 +46,7 @@ class Memory:
         activations: of one micro-batch, kept for the backward pass.
         logits: of one micro-batch, and what the loss makes of them.
         heap: on a CPU, free memory that the allocator keeps.
+        data: on a CPU, pages of the shards that were read; the system takes them back where memory is short.
     """
 
     process: int
@@ -56,6 +57,7 @@ class Memory:
     activations: int
     logits: int
     heap: int
+    data: int = 0
 
     @property
     def total(self) -> int:
@@ -63,7 +65,9 @@ class Memory:
         return sum(getattr(self, name) for name in self.__slots__)
 
 
-def predict_memory(model: ModelConfig, optim: OptimConfig, train: TrainConfig, *, vocab_size: int) -> Memory:
+def predict_memory(
+    model: ModelConfig, optim: OptimConfig, train: TrainConfig, *, vocab_size: int, data_bytes: int = 0
+) -> Memory:
     """What a run of this shape will need at its peak.
 
     Args:
@@ -71,6 +75,7 @@ def predict_memory(model: ModelConfig, optim: OptimConfig, train: TrainConfig, *
         optim: for the optimizer's state.
         train: resolved: micro-batch, precision, compilation and device.
         vocab_size: real token ids.
+        data_bytes: of shards that the run will read.
     """
     assert isinstance(train.micro_batch_size, int), "resolved"
     n_rows, compiled = padded_vocab_size(vocab_size), bool(train.compile)
@@ -94,7 +99,8 @@ def predict_memory(model: ModelConfig, optim: OptimConfig, train: TrainConfig, *
         casts=casts,
         activations=activations,
         logits=logits,
-        heap=int(HEAP_SHARE[compiled] * (gradients + casts + activations + logits)) if on_cpu else 0,
+        heap=int(HEAP_SHARE[compiled] * activations) if on_cpu else 0,
+        data=data_bytes if on_cpu else 0,
     )
 
 

@@ -1,8 +1,8 @@
-"""One contestant of `smalllm bench train`, in a process of its own, so that its peak memory is its own.
+"""A few updates in a process of their own, so that their peak memory is their own.
 
-Started by `bench_train.py` as `python -m smalllm.api.bench_train_child`. The first line of standard input is the
-request, a JSON object; each line after it asks for one update, and is answered by a line: seconds and peak memory.
-Before the first answer it makes an update more, which compiles. It ends with its parent.
+Started by `trial.py` as `python -m smalllm.api.trial_child`. The first line of standard input is the request, a JSON
+object; each line after it asks for an update of so many micro-batches, and is answered by a line: its seconds, and the
+peak memory so far. Before the first answer it has compiled. It ends with its parent.
 """
 
 import json
@@ -43,22 +43,25 @@ def main() -> None:
         build = {OURS: _ours, THEIRS: _theirs}[request["library"]]
         update = build(config, request)
         batches = make_micro_batches(config, vocab_size=request["vocab_size"], n=request["micro_batches"])
-        update(batches)  # compiles, and allocates the optimizer's state
+        for _ in range(2):  # the first compiles, and allocates the optimizer's state
+            seconds = _timed(update, batches)
         while True:
-            out.write(json.dumps({"peak_memory_bytes": runtime.peak_memory_bytes(device), **_timed(update, batches)}))
-            out.write("\n")
+            answer = {"seconds": seconds, "peak_memory_bytes": runtime.peak_memory_bytes(device)}
+            out.write(json.dumps(answer) + "\n")
             out.flush()
-            if not sys.stdin.readline():
+            asked = sys.stdin.readline()
+            if not asked:
                 return
+            seconds = _timed(update, batches[: int(asked)])
 
 
-def _timed(update: Update, batches: Sequence[Tensor]) -> dict[str, float]:
+def _timed(update: Update, batches: Sequence[Tensor]) -> float:
     device = batches[0].device.type
     runtime.synchronize(device)
     started_at = time.perf_counter()
     update(batches)
     runtime.synchronize(device)
-    return {"seconds": time.perf_counter() - started_at}
+    return time.perf_counter() - started_at
 
 
 def make_micro_batches(config: RunConfig, *, vocab_size: int, n: int) -> list[Tensor]:
