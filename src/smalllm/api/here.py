@@ -5,6 +5,7 @@ from functools import partial
 
 from smalllm import runtime
 from smalllm.api.data import data_path
+from smalllm.api.fitting import fits_here
 from smalllm.config import RunConfig
 from smalllm.data.manifest import MANIFEST_NAME, read_manifest
 from smalllm.errors import ConfigError
@@ -59,7 +60,8 @@ def configure_here(config: RunConfig) -> Here:
         peak_flops=runtime.peak_flops(device),
     )
     flops = flops_per_token(config.model, vocab_size=vocab_size)
-    finish = partial(resolve, machine=machine, vocab_size=vocab_size, flops_per_token=flops)
+    fits = fits_here(config, vocab_size=vocab_size, device=device)
+    finish = partial(resolve, machine=machine, vocab_size=vocab_size, flops_per_token=flops, fits=fits)
     train = config.train
     is_open = train.max_steps is None and train.max_tokens is None and train.max_minutes is None
     if is_open and (train_tokens is None or train.max_epochs is None):

@@ -28,7 +28,7 @@ from smalllm.recipes.resolve import resolve_shape
 # Of a process that trains on a CPU: measured with PyTorch 2.13 on Linux; see docs/planning.md.
 PROCESS_BYTES = 350_000_000  # Python, PyTorch and its libraries' own buffers
 COMPILER_BYTES = 140_000_000  # what torch.compile adds: its modules, and what it leaves behind
-HEAP_SHARE = {False: 0.58, True: 0.27}  # holes in the heap, of the activations; by whether compiled
+HEAP_SHARE = {False: 0.75, True: 0.27}  # holes in the heap, of activations and gradients; by whether compiled
 
 _EVAL_WINDOWS, _EVAL_TOKENS, _EVAL_ROWS = 16, 8_192, 1_024  # scored at once; of these, rows in FP32
 
@@ -45,6 +45,7 @@ class Memory:
         casts: the weights in BF16, for the products.
         activations: of one micro-batch, kept for the backward pass.
         logits: of one micro-batch, and what the loss makes of them.
+        evaluation: what scoring needs more than an update does.
         heap: on a CPU, free memory that the allocator keeps.
         data: on a CPU, pages of the shards that were read; the system takes them back where memory is short.
     """
@@ -56,6 +57,7 @@ class Memory:
     casts: int
     activations: int
     logits: int
+    evaluation: int
     heap: int
     data: int = 0
 
@@ -86,10 +88,9 @@ def predict_memory(
     casts = 2 * count.multiplying if item == 2 else 0
     activations = n_tokens * model.n_layers * activation_bytes(model, precision=train.precision, compiled=compiled)
     logits = n_tokens * n_rows * (item if compiled else 12)
-    scored = _scoring_bytes(model, n_rows=n_rows, item=item)
-    activations = max(activations, scored - logits - casts)
+    update = casts + activations + logits
     adds_up = train.tokens_per_step > n_tokens
-    gradients = weights if adds_up else max(0, weights - casts - activations - logits)
+    gradients = weights if adds_up else max(0, weights - update)
     on_cpu = train.device == "cpu"
     return Memory(
         process=PROCESS_BYTES + (COMPILER_BYTES if compiled else 0) if on_cpu else 0,
@@ -99,7 +100,8 @@ def predict_memory(
         casts=casts,
         activations=activations,
         logits=logits,
-        heap=int(HEAP_SHARE[compiled] * activations) if on_cpu else 0,
+        evaluation=max(0, _scoring_bytes(model, n_rows=n_rows, item=item) - update),
+        heap=int(HEAP_SHARE[compiled] * (activations + gradients)) if on_cpu else 0,
         data=data_bytes if on_cpu else 0,
     )
 
@@ -127,7 +129,7 @@ def activation_bytes(model: ModelConfig, *, precision: str, compiled: bool) -> i
         attention += 8 * (d_q + d_kv) if c.qk_norm else 0
     dropped = 0
     if c.dropout:
-        dropped = 2 * a * d + 3 * a * c.n_heads * c.context_length
+        dropped = 2 * a * d + (14 if a == 2 else 12) * c.n_heads * c.context_length
     return stream + attention + mlp + dropped
 
 
