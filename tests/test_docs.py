@@ -76,6 +76,8 @@ def problem_with(command: str) -> str | None:
 def parse_as(name: str, arguments: list[str]) -> None:
     module = importlib.import_module(f"smalllm.cli.{name}")
     if hasattr(module, "OPTIONS"):  # a command of commands: the next word says which
+        if arguments[:1] == ["train"] and len(arguments) == 1:
+            return
         if arguments[:1] == ["train"]:
             config, rest, _ = split_recipe(
                 ["stories" if "RECIPE" in arguments else arguments[1], *arguments[2:]], command="bench train"
