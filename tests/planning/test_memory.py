@@ -58,7 +58,7 @@ def test_the_tensors_of_an_update(name: str, precision: Any, vocab_size: int, n_
 
 
 def test_every_part_grows_with_what_it_is_of() -> None:
-    train = TrainConfig(micro_batch_size=8, tokens_per_step=2048, precision="bf16", compile=True, device="cpu")
+    train = TrainConfig(micro_batch_size=8, tokens_per_step=1024, precision="bf16", compile=True, device="cpu")
     here = predicted(BASE, train, vocab_size=4096)
     deeper = predicted(replace(BASE, n_layers=6), train, vocab_size=4096)
     assert deeper.weights > here.weights and deeper.activations == 2 * here.activations
