@@ -190,8 +190,11 @@ class TrainConfig:
     """Wall-clock minutes, turned into steps by timing a few before the run."""
     tokens_per_step: int = 16_384
     """Tokens per update, padding included; a multiple of context_length x micro_batch_size x processes."""
-    micro_batch_size: int | None = None
-    """Sequences per forward pass; absent: chosen for the device. It does not change what is learned."""
+    micro_batch_size: int | Literal["auto"] = "auto"
+    """Sequences per forward pass; auto: the most that fit the memory and that the device likes. Halved where memory
+    does not hold them. It does not change what is learned."""
+    memory: int | str | None = None
+    """Most memory that the run is planned for: "24GB", "800MB" or bytes; absent: what the device has free."""
     precision: Precision = "auto"
     """Arithmetic of the matrix products; auto: bf16 where the processor has it, fp16 on older NVIDIA GPUs with tensor
     cores, else fp32."""

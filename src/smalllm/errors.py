@@ -8,6 +8,7 @@
     ├── RunError           a run directory that cannot be used as asked
     ├── CheckpointError    no checkpoint that can be trusted
     ├── InteropError       a model of another program that cannot be taken in, or one that cannot be given out
+    ├── DeviceMemoryError  memory did not hold a forward and backward pass; the weights are untouched
     ├── NonFiniteError     a loss or gradient that is not a number; the weights are untouched
     └── RankError          one of several processes that train together failed
 
@@ -64,6 +65,10 @@ class CheckpointError(SmalllmError):
 
 class InteropError(SmalllmError):
     """A model of another program that cannot be taken in, or one of ours that it could not hold or did not repeat."""
+
+
+class DeviceMemoryError(SmalllmError):
+    """A forward and backward pass for which memory was not enough; the weights are untouched."""
 
 
 class NonFiniteError(SmalllmError):

@@ -6,6 +6,7 @@ from typing import Any
 
 from smalllm.config import DataConfig, ModelConfig, OptimConfig, RunConfig, TrackConfig, TrainConfig
 from smalllm.errors import ConfigError
+from smalllm.recipes.resolve import memory_bytes
 
 _POSITIVE = "at least 1"
 _NOT_NEGATIVE = "0 or more"
@@ -63,6 +64,7 @@ def problems(config: RunConfig) -> list[str]:
         *_batch_problems(config.train, config.model),
         *_parallel_problems(config.train, config.model),
         *_track_problems(config.track),
+        *_memory_problems(config.train),
     ]
 
 
@@ -82,7 +84,7 @@ def _out_of_range(config: RunConfig) -> Iterator[str]:
     for name, (allowed, is_right) in _RANGES.items():
         section, key = name.split(".")
         value = getattr(getattr(config, section), key)
-        if value is not None and not (_is_finite(value) and is_right(value)):
+        if value not in (None, "auto") and not (_is_finite(value) and is_right(value)):
             yield f"{name} = {value}: must be {allowed}"
 
 
@@ -157,7 +159,7 @@ def _batch_problems(train: TrainConfig, model: ModelConfig) -> Iterator[str]:
             f"train.tokens_per_step = {train.tokens_per_step}: must be a multiple of "
             f"model.context_length = {context}, for example {nearest}"
         )
-    elif context >= 1 and train.micro_batch_size and train.tokens_per_step % (context * train.micro_batch_size):
+    elif context >= 1 and _cuts_badly(train.micro_batch_size, train.tokens_per_step // context):
         yield (
             f"train.micro_batch_size = {train.micro_batch_size}: must divide the "
             f"{train.tokens_per_step // context} windows of train.tokens_per_step = {train.tokens_per_step}"
@@ -181,3 +183,15 @@ def _track_problems(track: TrackConfig) -> Iterator[str]:
         value = getattr(track, key)
         if value is not None and not value.strip():
             yield f'track.{key} = "{value}": must not be empty; leave it out for the default'
+
+
+def _cuts_badly(micro_batch_size: int | str, n_windows: int) -> bool:
+    return isinstance(micro_batch_size, int) and micro_batch_size >= 1 and n_windows % micro_batch_size != 0
+
+
+def _memory_problems(train: TrainConfig) -> Iterator[str]:
+    if train.memory is not None:
+        try:
+            memory_bytes(train.memory)
+        except ValueError as error:
+            yield f"train.memory = {error}"

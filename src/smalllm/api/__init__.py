@@ -4,6 +4,7 @@ from smalllm.api.cluster import merge_parts, shard_writer
 from smalllm.api.find_lr import find_lr
 from smalllm.api.inspect import inspect_data as inspect
 from smalllm.api.interop import export, import_model
+from smalllm.api.plan import plan
 from smalllm.api.preparation import prepare
 from smalllm.api.quickstart import quickstart
 from smalllm.api.runs import train
@@ -24,6 +25,7 @@ __all__ = [
     "load_run",
     "merge_parts",
     "override",
+    "plan",
     "prepare",
     "quickstart",
     "recipe_names",

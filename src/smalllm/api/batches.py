@@ -16,6 +16,7 @@ from smalllm.data.feed import FeedBatches
 from smalllm.data.manifest import Manifest
 from smalllm.data.windows import Windows
 from smalllm.protocols import Progress, Tokenizer
+from smalllm.recipes.resolve import micro_batch_size
 from smalllm.training.distributed import Ranks
 
 _MOST_ENCODERS = 4  # threads that encode a stream; each is several times as fast as a small model trains
@@ -52,7 +53,7 @@ def open_feed(
 
 def make_batches(config: RunConfig, windows: Windows, feed: FeedBatches | None, ranks: Ranks) -> Batches:
     """The windows of shards, or of the stream, cut into micro-batches."""
-    size = config.train.micro_batch_size or 1
+    size = micro_batch_size(config)
 
     def on_device(inputs: NDArray[np.int64], targets: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         moved = (torch.from_numpy(part).to(config.train.device) for part in (inputs, targets))
@@ -85,5 +86,5 @@ def make_batches(config: RunConfig, windows: Windows, feed: FeedBatches | None, 
 
 def grad_accum_steps(config: RunConfig, ranks: Ranks) -> int:
     """Forward passes of each process per update."""
-    windows_at_once = (config.train.micro_batch_size or 1) * ranks.n_data
+    windows_at_once = micro_batch_size(config) * ranks.n_data
     return config.train.tokens_per_step // (config.model.context_length * windows_at_once)

@@ -10,6 +10,7 @@ import torch
 from smalllm.api.batches import make_batches
 from smalllm.api.data import prepare_command
 from smalllm.api.finish import finish_run
+from smalllm.api.fitting import shrinker
 from smalllm.api.one_batch import watch_one_batch
 from smalllm.api.origin import adopt, check_data, data_command, lower_rates, open_origin
 from smalllm.api.resume import facts_of, opened_config
@@ -196,7 +197,9 @@ def _train(sitting: Sitting, hear: Hear, progress: Progress) -> Outcome:
 
     parts = Parts(
         loss_function=sitting.loss_function,
-        batches=make_batches(config, sitting.windows, sitting.feed, ranks),
+        # anew each time: the micro-batch may have shrunk
+        batches=lambda cursor: make_batches(sitting.config, sitting.windows, sitting.feed, ranks)(cursor),
+        shrink=shrinker(sitting, progress),
         evaluate=lambda: score_together(
             sitting.exam, sitting.model, ranks, device=config.train.device, precision=config.train.precision
         ).measures(),

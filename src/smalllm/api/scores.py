@@ -28,7 +28,7 @@ from smalllm.run import Run, check_tokenizer, load_run
 
 _BLOCK_TOKENS = 1 << 20
 _UNIGRAM_TOKENS = 100_000_000
-_BLOCK_WINDOWS = 16
+_BLOCK_WINDOWS, _BLOCK_TOKENS = 16, 8_192  # scored at once; the smaller of both
 
 
 class Exam:
@@ -69,6 +69,7 @@ class Exam:
             split="val",
         )
         self.n_windows = self.windows.first(max_tokens)
+        self.block_windows = min(_BLOCK_WINDOWS, max(1, _BLOCK_TOKENS // context_length))
         self.has_floor = bool(manifest.floor)
         self.document_mask = config.data.document_mask
 
@@ -109,8 +110,8 @@ class Exam:
         return Score(nats, sum(len(d) for d in self.documents), nats, n_bytes)
 
     def _blocks(self) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-        for first in range(0, self.n_windows, _BLOCK_WINDOWS):
-            ids = np.arange(first, min(first + _BLOCK_WINDOWS, self.n_windows), dtype=np.int64)
+        for first in range(0, self.n_windows, self.block_windows):
+            ids = np.arange(first, min(first + self.block_windows, self.n_windows), dtype=np.int64)
             yield self.windows.read(ids)
 
 

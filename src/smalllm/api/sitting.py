@@ -6,11 +6,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
 from torch.optim import Optimizer
 
 from smalllm import runtime
 from smalllm.api.batches import grad_accum_steps, make_batches, open_feed
-from smalllm.api.data import data_path, load_data
+from smalllm.api.data import data_path, load_data, training_windows
+from smalllm.api.fitting import fits_here, shrinker
 from smalllm.api.foreign import configured_tokenizer
 from smalllm.api.origin import copy_weights, origin_facts
 from smalllm.api.preparation import prepare
@@ -21,9 +23,9 @@ from smalllm.checkpoint import Checkpoint, TrainState, checkpoint_paths, copy_pa
 from smalllm.config import RunConfig
 from smalllm.data.feed import FeedBatches
 from smalllm.data.manifest import MANIFEST_NAME, Manifest
-from smalllm.data.shards import open_split, verify_shards
-from smalllm.data.windows import Windows, open_windows
-from smalllm.errors import DataError
+from smalllm.data.shards import verify_shards
+from smalllm.data.windows import Windows
+from smalllm.errors import DataError, DeviceMemoryError
 from smalllm.model.attention_kernel import find_attention_kernel
 from smalllm.model.count import flops_per_token
 from smalllm.model.gpt import GPT
@@ -36,6 +38,7 @@ from smalllm.run import Run, check_tokenizer
 from smalllm.rundir import RunDir, rewind_jsonl, write_json
 from smalllm.tokenizers import load_tokenizer, save_tokenizer
 from smalllm.training.distributed import ALONE, Ranks, arranged
+from smalllm.training.memory import shrinking
 from smalllm.training.parallel import divide_model, is_divided, uncompile
 from smalllm.training.step import LossFunction, make_loss_function
 from smalllm.training.warmup import run_once, time_update
@@ -102,7 +105,7 @@ def sit_down(
             f"{data}: was prepared for data.mode = stream and holds only the head of the training text; "
             "train with --data.mode stream, or prepare shards in another directory (--data.path)"
         )
-    windows = _windows(config, data, manifest, progress)
+    windows = training_windows(config, data, manifest, progress=progress)
     config, notices = fit_to_ranks(run, config, ranks, stored=stored, changes=changes)
     for notice in notices:
         progress.say(notice)
@@ -159,20 +162,6 @@ def _tokenizer_of(run: RunDir, config: RunConfig, origin: Run | None) -> Tokeniz
     return tokenizer
 
 
-def _windows(config: RunConfig, data: Path, manifest: Manifest, progress: Progress) -> Windows:
-    windows = open_windows(
-        open_split(data, manifest, "train"),
-        packing=config.data.packing,
-        context_length=config.model.context_length,
-        eos_id=manifest.tokenizer.eos_id,
-    )
-    if windows.notice:
-        progress.say(windows.notice)
-    if config.data.document_mask and manifest.splits["train"].documents == 1:
-        progress.say("data.document_mask = true changes nothing: the training text is one document")
-    return windows
-
-
 def _loss_function(config: RunConfig, tokenizer: Tokenizer, ranks: Ranks, *, compile_it: bool) -> LossFunction:
     eos_id = tokenizer.eos_id if config.data.document_mask else None
     compile_it = compile_it and not is_divided(ranks, config.train.parallel)  # then each block is compiled by itself
@@ -217,6 +206,7 @@ def _resolved(
         train_tokens=windows.n_tokens,
         flops_per_token=flops_per_token(config.model, vocab_size=vocab_size),
         fill=windows.n_tokens / (windows.n * config.model.context_length),
+        fits=fits_here(config, vocab_size=vocab_size, device=device),
     )
     for notice in notices:
         progress.say(notice)
@@ -244,32 +234,41 @@ def _build(
 
 def _warm_up(sitting: Sitting, loaded: Checkpoint | None, *, began_at: float, progress: Progress) -> None:
     """Compile, and turn minutes into steps; neither leaves a trace in weights or optimizer state."""
-    config = sitting.config
-    ranks = sitting.ranks
-    batch = make_batches(config, sitting.windows, sitting.feed, ranks)(sitting.state.cursor)[0]
-    if config.train.compile:
+    shrink, ranks = shrinker(sitting, progress), sitting.ranks
+
+    def first_batch() -> tuple[Tensor, Tensor]:
+        return make_batches(sitting.config, sitting.windows, sitting.feed, ranks)(sitting.state.cursor)[0]
+
+    if sitting.config.train.compile:
         progress.say("compiling the model; this takes up to a minute, once")
         failed = ""
         try:
-            run_once(sitting.model, sitting.loss_function, batch)
+            shrinking(lambda: run_once(sitting.model, sitting.loss_function, first_batch()), shrink)
+        except DeviceMemoryError:
+            raise
         except Exception as error:  # the compiler is a program of its own, with failures of its own
             failed = str(error).splitlines()[0][:200]
         if any(row[0] for row in ranks.gather([float(bool(failed))])):
             progress.say(f"running uncompiled: torch.compile failed here ({failed or 'in another process'})")
-            config = replace(config, train=replace(config.train, compile=False))
-            sitting.loss_function = _loss_function(config, sitting.tokenizer, ranks, compile_it=False)
+            sitting.config = replace(sitting.config, train=replace(sitting.config.train, compile=False))
+            sitting.loss_function = _loss_function(sitting.config, sitting.tokenizer, ranks, compile_it=False)
             uncompile(sitting.model)
+    config = sitting.config
     if config.train.max_minutes is not None:
         sitting.optimizers = build_optimizers(sitting.model, config.optim)
-        step_time_s = time_update(
-            sitting.model,
-            sitting.optimizers,
-            sitting.loss_function,
-            batch,
-            grad_accum_steps=grad_accum_steps(config, ranks),
-            device=config.train.device,
-            ranks=ranks,
+        step_time_s = shrinking(
+            lambda: time_update(
+                sitting.model,
+                sitting.optimizers,
+                sitting.loss_function,
+                first_batch(),
+                grad_accum_steps=grad_accum_steps(sitting.config, ranks),
+                device=config.train.device,
+                ranks=ranks,
+            ),
+            shrink,
         )
+        config = sitting.config
         step_time_s, spent_s = ranks.from_first([step_time_s, time.monotonic() - began_at])
         config, notices = resolve_minutes(
             config,

@@ -46,7 +46,7 @@ def fit_to_ranks(
         return config, []
     train = config.train
     n_windows = windows_per_rank(config, max(1, now // train.tensor_parallel))
-    if train.micro_batch_size:
+    if isinstance(train.micro_batch_size, int):
         train = replace(train, micro_batch_size=largest_divisor(n_windows, at_most=train.micro_batch_size))
     if "train.threads" not in changes:
         train = replace(train, threads=None)

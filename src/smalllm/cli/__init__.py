@@ -19,6 +19,7 @@ COMMANDS = {
     "recipes": "list the recipes, or print one as TOML",
     "prepare": "turn text into a tokenizer and shards of tokens",
     "inspect": "show what is in prepared data, or in another program's shards",
+    "plan": "say what a run will cost here, or which model fits some minutes and memory",
     "train": "train a model on prepared data",
     "find-lr": "suggest a learning rate by a short test, with its plot",
     "evaluate": "measure a run on held-out text",

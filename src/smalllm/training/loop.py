@@ -18,12 +18,13 @@ from torch.optim import Optimizer
 from smalllm import runtime
 from smalllm.checkpoint import TrainState
 from smalllm.config import RunConfig
-from smalllm.errors import NonFiniteError
+from smalllm.errors import DeviceMemoryError, NonFiniteError
 from smalllm.optim.guards import next_scale, refusal, remember
 from smalllm.optim.optimizers import set_lr
 from smalllm.optim.schedule import lr_scale
 from smalllm.training.clock import Clock
 from smalllm.training.distributed import ALONE, Ranks
+from smalllm.training.memory import shrinking
 from smalllm.training.signals import stop_signals
 from smalllm.training.step import LossFunction, Update, train_step
 
@@ -38,6 +39,8 @@ class Parts:
     loss_function: LossFunction
     batches: Callable[[int], Sequence[tuple[Tensor, Tensor]]]
     """Cursor -> the micro-batches of the step that starts there."""
+    shrink: Callable[[DeviceMemoryError], bool] = lambda error: False
+    """Make the micro-batches that `batches` gives smaller; False: they cannot be."""
     evaluate: Callable[[], Mapping[str, float]]
     """The measures of the model as it is: loss, perplexity, bits_per_token, bits_per_byte, accuracy."""
     sample: Callable[[int], None]
@@ -82,6 +85,7 @@ def run_loop(
     Several processes go through it in step: what a signal or a clock decides is decided for all of them.
 
     Raises:
+        DeviceMemoryError: memory did not hold the smallest micro-batch.
         NonFiniteError: losses or gradients were not finite, or updates refused, and going back to a checkpoint did
             not help. Nothing is saved then: the last checkpoint is likelier to be sound than the weights that led here.
         CheckpointError: the last checkpoint could not be written.
@@ -183,11 +187,8 @@ def _step(
     scale = lr_scale(state.step, config.optim, max_steps=max_steps)
     set_lr(optimizers, scale)
     is_scaled = train.precision == "fp16"
-    update = train_step(
-        model,
-        optimizers,
-        parts.batches(state.cursor),
-        parts.loss_function,
+    act = partial(
+        train_step,
         seed=train.seed,
         step=state.step,
         clip_norm=config.optim.clip_norm,
@@ -195,6 +196,7 @@ def _step(
         loss_scale=state.loss_scale if is_scaled else 1.0,
         ranks=ranks,
     )
+    update = shrinking(lambda: act(model, optimizers, parts.batches(state.cursor), parts.loss_function), parts.shrink)
     clock.count_step(time.monotonic() - started_at, n_tokens=update.n_targets)
     state = _after(state, update, config, is_scaled=is_scaled)
     if not update.refused and (_is_due(state.step, train.log_every) or state.step in (1, max_steps)):

@@ -16,6 +16,7 @@ from smalllm.data.padded import IGNORED
 from smalllm.model.documents import find_documents
 from smalllm.optim import guards
 from smalllm.training.distributed import ALONE, Ranks
+from smalllm.training.memory import memory_guard
 from smalllm.training.parallel import add_gradients, begin_backward, clip_gradients
 
 LossFunction = Callable[[nn.Module, Tensor, Tensor], Tensor]
@@ -91,15 +92,19 @@ def train_step(
         loss_scale: what the loss is multiplied by for the backward pass, and the gradient divided by after it.
         ranks: the processes that share the step; each comes with micro-batches of its own. What is returned is of all
             of them, and the same on each.
+
+    Raises:
+        DeviceMemoryError: memory did not hold a micro-batch; the weights are untouched.
     """
     total, counts = 0.0, torch.stack([(targets != IGNORED).sum() for _, targets in micro_batches]).tolist()
     n_targets = int(ranks.data_sums([sum(counts)])[0])
-    for number, (token_ids, targets) in enumerate(micro_batches):
-        torch.manual_seed(dropout_seed(seed, step, number, ranks.data_rank))
-        begin_backward(model, is_last=number + 1 == len(micro_batches))
-        loss = loss_function(model, token_ids, targets) / (n_targets / counts[number])
-        (loss * loss_scale if loss_scale != 1.0 else loss).backward()
-        total += loss.item()
+    with memory_guard(model):
+        for number, (token_ids, targets) in enumerate(micro_batches):
+            torch.manual_seed(dropout_seed(seed, step, number, ranks.data_rank))
+            begin_backward(model, is_last=number + 1 == len(micro_batches))
+            loss = loss_function(model, token_ids, targets) / (n_targets / counts[number])
+            (loss * loss_scale if loss_scale != 1.0 else loss).backward()
+            total += loss.item()
     add_gradients(model, ranks)
     norm = clip_gradients(model, clip_norm, ranks, scale=loss_scale)
     total, norm = ranks.data_sums([total])[0], _worst(ranks.gather([norm]))
