@@ -1,10 +1,11 @@
 """What is wrong with a configuration: every problem at once, each with field, value and what is allowed."""
 
+import difflib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
-from smalllm.config import DataConfig, ModelConfig, OptimConfig, RunConfig, TrainConfig
+from smalllm.config import TASK_NAMES, DataConfig, ModelConfig, OptimConfig, RunConfig, TrainConfig
 from smalllm.errors import ConfigError
 
 _POSITIVE = "at least 1"
@@ -26,7 +27,7 @@ _RANGES: dict[str, tuple[str, Any]] = {
         [
             "optim.lr", "optim.muon_lr", "optim.weight_decay", "optim.clip_norm", "optim.warmup_steps",
             "train.save_every", "train.save_every_s", "train.patience",
-            "eval.every", "eval.sample_every", "eval.final_tokens",
+            "eval.every", "eval.sample_every", "eval.final_tokens", "eval.tasks_every", "eval.task_examples",
         ],
         (_NOT_NEGATIVE, lambda v: v >= 0),
     ),
@@ -59,6 +60,7 @@ def problems(config: RunConfig) -> list[str]:
         *_stream_problems(config.data, config.train),
         *_optim_problems(config.optim),
         *_batch_problems(config.train, config.model),
+        *task_problems(config.eval.tasks, field="eval.tasks"),
     ]
 
 
@@ -158,3 +160,25 @@ def _batch_problems(train: TrainConfig, model: ModelConfig) -> Iterator[str]:
             f"train.micro_batch_size = {train.micro_batch_size}: must divide the "
             f"{train.tokens_per_step // context} windows of train.tokens_per_step = {train.tokens_per_step}"
         )
+
+
+def task_problems(tasks: Iterable[str], *, field: str, allowed: tuple[str, ...] = TASK_NAMES) -> Iterator[str]:
+    """What is wrong with a list of tasks, each NAME or NAME=PATH.
+
+    Args:
+        tasks: as written by the user.
+        field: what they are called, for the sentence.
+        allowed: the names there are.
+    """
+    seen = set()
+    for task in tasks:
+        name, equals, path = task.partition("=")
+        if name not in allowed:
+            close = difflib.get_close_matches(name, allowed, n=1)
+            hint = f'; did you mean "{close[0]}"?' if close else ""
+            yield f"{field} has {name!r}: must be one of {', '.join(allowed)}{hint}"
+        elif name in seen:
+            yield f"{field} has {name} twice: one result would hide the other"
+        elif equals and not path:
+            yield f"{field} has {task!r}: nothing stands after the =; give a file, a folder or a URL"
+        seen.add(name)

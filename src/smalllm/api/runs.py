@@ -10,6 +10,7 @@ from smalllm.api.origin import adopt, check_data, data_command, lower_rates, ope
 from smalllm.api.resume import facts_of, opened_config
 from smalllm.api.sitting import Sitting, make_batches, sit_down
 from smalllm.api.stream import position_facts
+from smalllm.api.tasks import open_tasks, score_sample
 from smalllm.checkpoint import (
     TrainState,
     checkpoint_paths,
@@ -19,6 +20,7 @@ from smalllm.checkpoint import (
 )
 from smalllm.config import RunConfig
 from smalllm.errors import CheckpointError, RunError
+from smalllm.evaluation.tasks import OpenTask
 from smalllm.generation.engine import generate_tokens
 from smalllm.generation.sampling import SamplingConfig
 from smalllm.generation.text import prompt_ids
@@ -65,18 +67,20 @@ def train(
     with locked(run):
         if run.config.exists() and not resume:
             raise RunError(f"{run.path}: holds a run already; continue it with --resume, or choose another --out")
-        sitting = _opened(run, config, changes=changes or {}, name=name or config.recipe, progress=progress)
+        sitting, tasks = _opened(run, config, changes=changes or {}, name=name or config.recipe, progress=progress)
         if sitting.is_complete and run.result.exists():
             progress.say(f"{run.path}: complete at step {sitting.state.step:,}")
         else:
             run.result.unlink(missing_ok=True)  # of a shorter run that now goes on
-            outcome = _train_and_close(sitting, progress)
+            outcome = _train_and_close(sitting, progress, tasks)
             if outcome.reason not in ("complete", "patience"):
                 return {"stopped": outcome.reason, "steps": outcome.state.step, "run": str(run.path)}
         return finish_run(run, sitting.data, sitting.manifest, progress=progress)
 
 
-def _opened(run: RunDir, config: RunConfig, *, changes: Mapping[str, Any], name: str, progress: Progress) -> Sitting:
+def _opened(
+    run: RunDir, config: RunConfig, *, changes: Mapping[str, Any], name: str, progress: Progress
+) -> tuple[Sitting, list[OpenTask]]:
     config, stored = opened_config(run, config, changes)
     name = str(run.config) if stored else name
     origin = open_origin(run, config)
@@ -89,16 +93,18 @@ def _opened(run: RunDir, config: RunConfig, *, changes: Mapping[str, Any], name:
             progress.say(notice)
         check_data(check(config), origin, name=name)
         command = data_command(config, origin, name=name)
-    return sit_down(run, config, origin, stored=stored, changes=changes, command=command, progress=progress)
+    # before anything that takes long: a task whose data are missing is told at once, not at its first turn
+    tasks = [] if run.result.exists() else open_tasks(config.eval.tasks, progress=progress)
+    return sit_down(run, config, origin, stored=stored, changes=changes, command=command, progress=progress), tasks
 
 
-def _train_and_close(sitting: Sitting, progress: Progress) -> Outcome:
+def _train_and_close(sitting: Sitting, progress: Progress, tasks: list[OpenTask]) -> Outcome:
     """Train; a stream's threads end with it, and how long the model waited for them is told."""
     if sitting.feed is None:
-        return _train(sitting, progress)
+        return _train(sitting, progress, tasks)
     feed, before_s = sitting.feed.feed, sitting.state.elapsed_s
     try:
-        outcome = _train(sitting, progress)
+        outcome = _train(sitting, progress, tasks)
     finally:
         feed.close()
     sitting_s = outcome.state.elapsed_s - before_s
@@ -107,7 +113,7 @@ def _train_and_close(sitting: Sitting, progress: Progress) -> Outcome:
     return outcome
 
 
-def _train(sitting: Sitting, progress: Progress) -> Outcome:
+def _train(sitting: Sitting, progress: Progress, tasks: list[OpenTask]) -> Outcome:
     run, config = sitting.run, sitting.config
     facts = facts_of(sitting.manifest, sitting.tokenizer)
 
@@ -142,6 +148,7 @@ def _train(sitting: Sitting, progress: Progress) -> Outcome:
             sitting.model, device=config.train.device, precision=config.train.precision
         ).measures(),
         sample=lambda step: _sample(sitting, step, progress),
+        tasks=lambda: score_sample(sitting.model, sitting.tokenizer, config, tasks),
         save=save,
         row=row,
         flops_per_step=config.train.tokens_per_step
