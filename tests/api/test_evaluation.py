@@ -15,6 +15,7 @@ from smalllm import cli
 from smalllm.config import RunConfig
 from smalllm.data.stories import parse, stories
 from smalllm.errors import CheckpointError, ConfigError, DataError
+from smalllm.recipes import override
 from smalllm.rundir import RunDir, read_json, read_jsonl
 
 BLIMP = [
@@ -159,7 +160,7 @@ def test_a_task_that_is_not_there_stops_a_run_before_it_begins(finished: Finishe
     with pytest.raises(DataError, match=r"piqa=.*no.jsonl: no such file or folder here; fetch https://huggingface.co"):
         smalllm.train(config, out=tmp_path / "run")
     assert not (tmp_path / "run/metrics.jsonl").exists()
-    wrong = prepared_config(tmp_path, {"eval.tasks": ("lambda", "piqa", "piqa=x"), "eval.tasks_every": -1})
+    wrong = override(config, {"eval.tasks": ("lambda", "piqa", "piqa=x"), "eval.tasks_every": -1})
     with pytest.raises(ConfigError) as found:
         smalllm.train(wrong, out=tmp_path / "run")
     assert [p.split(":")[0] for p in found.value.problems] == [

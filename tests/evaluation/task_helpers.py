@@ -55,9 +55,7 @@ PIQA = [
     {"goal": "Boil water ", "sol1": "heat it", "sol2": "heat the cup and then wait", "label": 0},
 ]
 WIKITEXT = [
-    {
-        "page": ' = A Page = \n \n The cat \'s tail @-@ end ( long ) was 1 @,@ 000 mm . It said " oh " ; then N more . \n'
-    },
+    {"page": ' = A Page = \n \n The dog \'s tail @-@ end ( long ) was 1 @,@ 0 mm . It said " oh " ; then N more . \n'},
     {"page": "Two words here and many more words here and here , so that it takes a window or two of a small model ."},
 ]
 RECORDS: dict[str, list[dict[str, Any]]] = {

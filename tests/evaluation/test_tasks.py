@@ -84,7 +84,7 @@ def test_wikitext_scores_every_byte_once(
 def test_wikitext_loses_its_tokenizers_spaces() -> None:
     assert (
         detokenize(WIKITEXT[0]["page"])
-        == ' = A Page =\n\nThe cat\'s tail-end (long) was 1,000 mm. It said "oh"; then 1 more.\n'
+        == ' = A Page =\n\nThe dog\'s tail-end (long) was 1,0 mm. It said "oh"; then 1 more.\n'
     )
 
 

@@ -109,7 +109,8 @@ def _told(name: str, address: str, patterns: Sequence[str], get: Callable[[], An
         return get()
     except DataError as error:
         reason = re.split(r"\. (?:What|Check|Try)", str(error))[0].rstrip(".")
-        raise DataError(f"{name}: {reason}. {_advice(name, address, patterns).capitalize()}") from error
+        advice = _advice(name, address, patterns)
+        raise DataError(f"{name}: {reason}. {advice[0].upper()}{advice[1:]}") from error
 
 
 def _advice(name: str, address: str, patterns: Sequence[str]) -> str:
