@@ -11,7 +11,7 @@ quickstart: install
 	$(BIN)/smalllm quickstart $(ARGS)
 
 test: install
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 $(ARGS)
 
 check: install
 	$(BIN)/ruff format --check src tests scripts

@@ -7,6 +7,9 @@ one of the processes that encode for it, and the command in its first seconds. A
 where an encoding process was killed, the command must end with an error that says so. In the end every file of the two
 data directories must be equal, summary included.
 
+The gigatoken extra, where it is installed, is hidden from the command, so that there are processes to kill; with
+--gigatoken it encodes, in threads.
+
 Ends only the processes it starts and theirs. Needs /proc. Prints one line; exits with 1 if anything differs.
 """
 
@@ -25,9 +28,15 @@ import time
 from pathlib import Path
 from typing import Any
 
-STARTUP_S = 4.0  # importing, reading and checking takes about so long
+from smalllm.tokenizers.gigatoken import is_installed
+
+STARTUP_S = 1.5  # importing, reading and checking takes about so long
 GONE_S = 10.0  # within so long after a kill no process may be left
 LIMIT_S = 300.0  # a process that takes longer hangs
+WITHOUT_GIGATOKEN = (
+    "from smalllm.tokenizers import gigatoken; gigatoken.is_installed = lambda: False; "
+    "from smalllm.cli import entry; entry()"
+)
 SYLLABLES = ["ka", "to", "mi", "re", "shé", "un", "don't", "猫", "19", "S", "ing", "er"]
 
 
@@ -37,11 +46,13 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="smalllm-kill-") as name:
         folder = Path(name)
         command = make_corpus(folder, random.Random(options.seed), megabytes=options.megabytes)
+        command = ["-m", "smalllm", *command] if options.gigatoken else ["-c", WITHOUT_GIGATOKEN, *command]
         finish(folder, command, "whole")
         whole = tree(folder / "whole")
         summary = json.loads((folder / "whole" / "summary.json").read_text(encoding="utf-8"))
         draw, n_kills, wrong = random.Random(options.seed), {"command": 0, "worker": 0, "start": 0}, []
-        kinds = itertools.cycle(n_kills)
+        has_workers = not (options.gigatoken and is_installed())
+        kinds = itertools.cycle(kind for kind in n_kills if has_workers or kind != "worker")
         moments = sorted(draw.randrange(summary["documents"] * 9 // 10) for _ in range(options.kills))
         for number, (moment, kind) in enumerate(zip(moments, kinds, strict=False), start=1):
             said = kill(folder, command, moment, kind, draw)
@@ -70,7 +81,8 @@ def read_options() -> argparse.Namespace:
         description=__doc__, formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, width=100)
     )
     parser.add_argument("--kills", type=int, default=20, help="how many times to kill (default 20)")
-    parser.add_argument("--megabytes", type=float, default=24.0, help="size of the corpus (default 24)")
+    parser.add_argument("--gigatoken", action="store_true", help="use it, if it is installed")
+    parser.add_argument("--megabytes", type=float, default=60.0, help="size of the corpus (default 60)")
     parser.add_argument("--seed", type=int, default=0, help="decides text and moments; the clock has its part too")
     parser.add_argument("--verbose", action="store_true", help="tell about each kill")
     options = parser.parse_args()
@@ -108,7 +120,7 @@ def make_corpus(folder: Path, draw: random.Random, *, megabytes: float) -> list[
 def start(folder: Path, command: list[str], out: str) -> "subprocess.Popen[bytes]":
     """A smalllm process of ours; what it says goes to a file, from its beginning."""
     with (folder / "log.txt").open("wb") as log:
-        words = [sys.executable, "-m", "smalllm", *command, "--out", out]
+        words = [sys.executable, *command, "--out", out]
         return subprocess.Popen(words, cwd=folder, stdout=log, stderr=log)
 
 
@@ -120,7 +132,7 @@ def finish(folder: Path, command: list[str], out: str) -> None:
     finally:
         process.kill()
     if code != 0:
-        raise SystemExit(f"{log_of(folder)}\nsmalllm {' '.join(command)} exited with {code}")
+        raise SystemExit(f"{log_of(folder)}\n{' '.join(command)} exited with {code}")
 
 
 def kill(folder: Path, command: list[str], moment: int, kind: str, draw: random.Random) -> str | None:
@@ -142,7 +154,9 @@ def kill(folder: Path, command: list[str], moment: int, kind: str, draw: random.
         if kind == "start":
             time.sleep(draw.uniform(0.0, STARTUP_S))
         else:
-            while process.poll() is None and (progress(folder) <= moment or not children(process.pid)):
+            while process.poll() is None and (
+                progress(folder) <= moment or (kind == "worker" and not children(process.pid))
+            ):
                 if time.monotonic() - began_at > LIMIT_S:
                     raise SystemExit(f"nothing happened for {LIMIT_S:.0f} s; the command hangs")
                 time.sleep(0.001)

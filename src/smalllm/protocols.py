@@ -54,6 +54,11 @@ class Tokenizer(Protocol):
         ...
 
     @property
+    def is_quick(self) -> bool:
+        """Whether `encode_arrays` takes less time than handing the text to another process; known after its first."""
+        ...
+
+    @property
     def is_lossless(self) -> bool:
         """Whether `decode(encode(text)) == text` for every text."""
         ...

@@ -27,8 +27,16 @@ KINDS = ["bytes", "sentencepiece", "huggingface", "gpt2"]
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Tokenizer, Path]]:
-    """A tokenizer of each kind and where it is saved."""
+    """A tokenizer of each kind and where it is saved; none so quick that it would need no processes."""
     made = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("smalllm.tokenizers.gigatoken.is_installed", lambda: False)
+        return _folders(made, tmp_path_factory)
+
+
+def _folders(
+    made: dict[str, tuple[Tokenizer, Path]], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, tuple[Tokenizer, Path]]:
     for kind in KINDS:
         folder, path = tmp_path_factory.mktemp(kind), None
         if kind == "gpt2":
@@ -180,7 +188,8 @@ ENDLESS = textwrap.dedent(
     import sys, itertools, subprocess
     from pathlib import Path
     from smalllm.tokenizers import load_tokenizer
-    from smalllm.tokenizers import workers
+    from smalllm.tokenizers import gigatoken, workers
+    gigatoken.is_installed = lambda: False
     start = subprocess.Popen.__init__
     def told(self, *arguments, **options):
         start(self, *arguments, **options)
@@ -191,13 +200,14 @@ ENDLESS = textwrap.dedent(
     text = b"a long text that takes its time " * 20_000
     with workers.encode_in_processes(tokenizer, folder, n_workers=2) as encode:
         for number, _ in enumerate(encode([text] for _ in itertools.count())):
-            print("batch", flush=True)
+            if number:  # the first is encoded by the parent
+                print("batch", flush=True)
     """
 )
 
 
 def start_endless(folder: Path) -> tuple["subprocess.Popen[str]", list[int]]:
-    """A process that encodes, and the ids of its workers, when the first batch is done."""
+    """A process that encodes, and the ids of its workers, when they have done a batch."""
     process = subprocess.Popen(
         [sys.executable, "-c", ENDLESS, str(folder)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )

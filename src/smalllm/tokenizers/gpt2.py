@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smalllm.errors import TokenizerError
+from smalllm.tokenizers import gigatoken
 from smalllm.tokenizers.text_tokenizer import TextTokenizer, read_vocabulary_file
 
 if TYPE_CHECKING:
@@ -66,15 +67,20 @@ def load_gpt2(path: Path | None) -> TextTokenizer:
         mergeable_ranks={token: rank for rank, token in enumerate(tokens)},
         special_tokens={EOS: EOS_ID},
     )
+    content = b"".join(b"%s %d\n" % (base64.b64encode(token), rank) for rank, token in enumerate(tokens))
     return TextTokenizer(
         kind="gpt2",
         eos_id=EOS_ID,
         token_bytes=(*tokens, b""),
         file_name=SAVED_NAME,
-        content=b"".join(b"%s %d\n" % (base64.b64encode(token), rank) for rank, token in enumerate(tokens)),
+        content=content,
         encode_one=partial(_encode, encoding),
         encode_many=partial(_encode_many, encoding),
-        encode_each=partial(_encode_each, encoding),
+        encode_each=gigatoken.watched(
+            partial(gigatoken.load_tiktoken_file, content, name=SAVED_NAME),
+            partial(_encode_each, encoding),
+            leave=_may_be_cut,
+        ),
     )
 
 
@@ -107,6 +113,12 @@ def _encode_each(encoding: "tiktoken.Encoding", texts: Sequence[str]) -> list[ND
         encode(text) if len(text) <= MAX_WHITESPACE_RUN else np.concatenate([*map(encode, _cut_whitespace(text))])
         for text in texts
     ]
+
+
+def _may_be_cut(text: str) -> bool:
+    """Whether a run of whitespace may be longer than `MAX_WHITESPACE_RUN`: one that is covers two of these places."""
+    every = MAX_WHITESPACE_RUN // 2
+    return any(text[i].isspace() and text[i + every].isspace() for i in range(0, len(text) - every, every))
 
 
 def _cut_whitespace(text: str) -> Iterator[str]:

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smalllm.errors import TokenizerError
+from smalllm.tokenizers import gigatoken
 from smalllm.tokenizers.gpt2 import byte_characters
 from smalllm.tokenizers.text_tokenizer import (
     MARKER,
@@ -126,7 +127,9 @@ def _build(spec: Any, *, name: str, eos: Sequence[str | int] = (), allow_loss: b
         content=content,
         encode_one=partial(_encode, backend, marker_ids),
         encode_many=partial(_encode_many, backend, marker_ids),
-        encode_each=partial(_encode_each, backend, marker_ids),
+        encode_each=gigatoken.watched(
+            partial(_load_gigatoken, spec), partial(_encode_each, backend, marker_ids), leave=_has_marker
+        ),
     )
     added = [token.content for token in backend.get_added_tokens_decoder().values()]
     if allow_loss:
@@ -222,6 +225,16 @@ def _token_bytes(backend: "Tokenizer", *, byte_level: bool) -> tuple[bytes, ...]
         else:
             tokens[i] = piece.replace(MARKER, " ").encode()
     return tuple(tokens)
+
+
+def _load_gigatoken(spec: Any) -> gigatoken.EncodeOne:
+    # Without the special tokens, whose spelling it would take for them.
+    plain = [token for token in spec["added_tokens"] if not token["special"]]
+    return gigatoken.load_tokenizer_json(json.dumps(spec | {"added_tokens": plain}).encode())
+
+
+def _has_marker(text: str) -> bool:
+    return MARKER in text
 
 
 def _encode(backend: "Tokenizer", marker_ids: list[int], text: str) -> list[int]:

@@ -15,7 +15,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from smalllm.errors import TokenizerError
+from smalllm.tokenizers import gigatoken
 from smalllm.tokenizers.text_tokenizer import (
     MARKER,
     TextTokenizer,
@@ -177,8 +180,14 @@ def _build(model: bytes, *, name: str, allow_loss: bool = False) -> TextTokenize
 
 
 def _encoders(processor: "SentencePieceProcessor", marker_ids: list[int]) -> dict[str, Any]:
-    many = partial(_encode_many, processor, marker_ids)
-    return {"encode_one": partial(_encode, processor, marker_ids), "encode_many": many}
+    one = partial(_encode, processor, marker_ids)
+    names = [processor.IdToPiece(i) for i in range(len(processor)) if processor.IsControl(i) or processor.IsUnknown(i)]
+    each = gigatoken.watched(
+        partial(gigatoken.load_sentencepiece_model, processor.serialized_model_proto()),
+        lambda texts: [np.array(one(text), np.uint32) for text in texts],
+        leave=lambda text: any(name in text for name in (MARKER, *names)),  # gigatoken takes a spelling for the token
+    )
+    return {"encode_one": one, "encode_many": partial(_encode_many, processor, marker_ids), "encode_each": each}
 
 
 def _eos_id(processor: "SentencePieceProcessor", specials: list[int], *, name: str) -> int:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from smalllm.errors import TokenizerError
 from smalllm.protocols import Encoded
+from smalllm.tokenizers.gigatoken import Watched
 
 MARKER = "\u2581"
 """The character that SentencePiece-style vocabularies write for a space; in text it needs care."""
@@ -81,6 +82,11 @@ class TextTokenizer:
     def is_lossless(self) -> bool:
         """Whether `decode(encode(text)) == text` for every text."""
         return not self.loss
+
+    @property
+    def is_quick(self) -> bool:
+        """Whether `encode_arrays` takes less time than handing the text to another process."""
+        return isinstance(self.encode_each, Watched) and self.encode_each.fast is not None
 
     @cached_property
     def fingerprint(self) -> str:

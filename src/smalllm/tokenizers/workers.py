@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from queue import SimpleQueue
@@ -46,8 +47,8 @@ def encode_here(tokenizer: Tokenizer) -> EncodeAll:
 def encode_in_processes(tokenizer: Tokenizer, directory: Path, *, n_workers: int) -> Iterator[EncodeAll]:
     """Encode by `n_workers` processes, which end with this context, or with this process.
 
-    They start with the second batch: a single one is encoded here. Each process has one batch in work and the next at
-    hand; up to three per process are under way.
+    They start with the second batch: the first is encoded here. A tokenizer that was quick with it goes on here, by as
+    many threads. Each process has one batch in work and the next at hand; up to three per process are under way.
 
     Args:
         tokenizer: the one that `directory` holds.
@@ -62,9 +63,14 @@ def encode_in_processes(tokenizer: Tokenizer, directory: Path, *, n_workers: int
 
         def encode_all(batches: Iterable[Sequence[bytes]]) -> Iterator[Encoded]:
             rest = iter(batches)
-            first = list(islice(rest, 2))
-            if len(first) < 2:
-                yield from encode_here(tokenizer)(first)
+            yield from encode_here(tokenizer)(islice(rest, 1))
+            second = list(islice(rest, 1))
+            if not second:
+                return
+            if tokenizer.is_quick:
+                with ThreadPoolExecutor(n_workers) as threads:
+                    encode_one = partial(encode_batch, tokenizer)
+                    yield from map_in_order(threads, encode_one, chain(second, rest), ahead=3 * n_workers)
                 return
             processes: list[_Process] = []
             for _ in range(n_workers):
@@ -82,7 +88,7 @@ def encode_in_processes(tokenizer: Tokenizer, directory: Path, *, n_workers: int
                     free.put(process)
 
             with ThreadPoolExecutor(2 * n_workers) as threads:
-                yield from map_in_order(threads, encode, chain(first, rest), ahead=3 * n_workers)
+                yield from map_in_order(threads, encode, chain(second, rest), ahead=3 * n_workers)
 
         yield encode_all
 
