@@ -12,6 +12,7 @@ import torch
 import smalllm
 from run_helpers import prepared_config
 from smalllm import cli
+from smalllm.cli.progress import LineProgress
 from smalllm.config import RunConfig
 from smalllm.data.stories import parse, stories
 from smalllm.errors import CheckpointError, ConfigError, DataError
@@ -176,6 +177,11 @@ def test_what_is_shown(finished: Finished, capsys: pytest.CaptureFixture[str]) -
     assert "among the likeliest five" in shown.out and "by context     1: " in shown.out
     assert cli.main(["evaluate", str(finished.out), "--tasks", f"blimp={finished.blimp}", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["results"]["blimp"]["chance"] == 0.5
+    row = next(row for row in read_jsonl(finished.out / "metrics.jsonl") if row["split"] == "task")
+    LineProgress().row(row)
+    assert "step 5: blimp acc " in capsys.readouterr().err
+    page = (finished.out / "report.html").read_text()
+    assert "<h3>Tasks</h3>" in page and "<td>blimp</td><td>acc</td>" in page and "{&#x27;a&#x27;" not in page
 
 
 def test_text_that_cannot_be_scored(finished: Finished, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from smalllm.api.tasks import task_encoder
-from smalllm.errors import ConfigError, DataError
+from smalllm.errors import ConfigError, DataError, SmalllmError
 from smalllm.evaluation.harness import make_language_model
 from smalllm.generation.engine import generate_tokens
 from smalllm.generation.sampling import SamplingConfig
@@ -64,7 +64,11 @@ def run_harness(
                 log_samples=False,
                 task_manager=manager,
             )
-        except (OSError, ValueError, RuntimeError) as error:
+        except (SmalllmError, MemoryError):
+            raise
+        except Exception as error:  # the harness, datasets, jinja and the task's own code: each has its own
+            if type(error).__name__ == "OutOfMemoryError":
+                raise
             reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
             raise DataError(
                 f"{PREFIX}{name}: lm-evaluation-harness could not run it ({reason}). Its data come from the Hugging "

@@ -53,7 +53,7 @@ class Details:
         """
         is_scored = targets >= 0
         kept = is_scored.cpu().numpy().astype(np.float64)
-        cost = np.where(kept > 0, nats.double().cpu().numpy(), 0.0)
+        cost = np.where(kept > 0, nats.cpu().double().numpy(), 0.0)
         length = n_bytes.cpu().numpy() * kept
         self._rows.append(np.stack([cost.sum(1), kept.sum(1), (cost * (length > 0)).sum(1), length.sum(1)], axis=1))
         self._n_top += int((is_scored & (ranks < TOP)).sum())
