@@ -41,9 +41,8 @@ def run_harness(
         ) from error
     manager = TaskManager()
     known = [*manager.all_tasks]
-    for name in tasks:
-        if name not in known and not Path(name).is_file():
-            raise ConfigError(_unknown(name, known))
+    if unknown := [name for name in tasks if name not in known and not Path(name).is_file()]:
+        raise ConfigError([_unknown(name, known) for name in unknown])
     model = make_language_model(
         run.model,
         task_encoder(run.tokenizer, run.config),
@@ -55,27 +54,33 @@ def run_harness(
     for name in tasks:
         if progress is not None:
             progress.say(f"{PREFIX}{name}: by lm-evaluation-harness {lm_eval.__version__}")
-        try:
-            evaluated = lm_eval.simple_evaluate(
-                model,
-                tasks=[name],
-                limit=n_examples or None,
-                bootstrap_iters=0,
-                log_samples=False,
-                task_manager=manager,
-            )
-        except (SmalllmError, MemoryError):
-            raise
-        except Exception as error:  # the harness, datasets, jinja and the task's own code: each has its own
-            if type(error).__name__ == "OutOfMemoryError":
-                raise
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-            raise DataError(
-                f"{PREFIX}{name}: lm-evaluation-harness could not run it ({reason}). Its data come from the Hugging "
-                "Face Hub: check the connection, or run it once where there is one and keep the cache (HF_HOME)"
-            ) from error
-        found[f"{PREFIX}{name}"] = _measures(evaluated or {}, name)
+        found[f"{PREFIX}{name}"] = _measures(_evaluated(model, name, manager, n_examples=n_examples), name)
     return found
+
+
+def _evaluated(model: Any, name: str, manager: Any, *, n_examples: int) -> dict[str, Any]:
+    import lm_eval
+
+    try:
+        evaluated = lm_eval.simple_evaluate(
+            model,
+            tasks=[name],
+            limit=n_examples or None,
+            bootstrap_iters=0,
+            log_samples=False,
+            task_manager=manager,
+        )
+    except (SmalllmError, MemoryError):
+        raise
+    except Exception as error:  # the harness, datasets, jinja and the task's own code: each has its own
+        if type(error).__name__ == "OutOfMemoryError":
+            raise
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        raise DataError(
+            f"{PREFIX}{name}: lm-evaluation-harness could not run it ({reason}). Its data come from the Hugging "
+            "Face Hub: check the connection, or run it once where there is one and keep the cache (HF_HOME)"
+        ) from error
+    return dict(evaluated or {})
 
 
 def _unknown(name: str, known: Sequence[str]) -> str:
