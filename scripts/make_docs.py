@@ -24,7 +24,7 @@ INTRODUCTION = """\
 
 Written by `scripts/make_docs.py` from `src/smalllm/config.py`; change the texts there.
 
-A run is decided by six sections of fields. Each value comes from the last of these that gives it:
+A run is decided by seven sections of fields. Each value comes from the last of these that gives it:
 
 1. the default below,
 2. the recipe, a `.toml` file given by name or path,
@@ -90,7 +90,8 @@ def _described(hint: Any) -> Iterator[str]:
     elif typing.get_origin(hint) is Literal:
         yield ", ".join(f"`{choice}`" for choice in typing.get_args(hint))
     elif typing.get_origin(hint) is tuple:
-        yield "list of texts"
+        choices = typing.get_args(typing.get_args(hint)[0])
+        yield "list of " + (", ".join(f"`{choice}`" for choice in choices) or "texts")
     else:
         yield _NAMES[hint]
 

@@ -233,5 +233,5 @@ def test_what_is_written_is_read_back(
 
 def test_sections_are_dataclasses_of_their_own() -> None:
     assert [f.name for f in fields(RunConfig) if is_dataclass(f.type)] == [
-        "model", "data", "tokenizer", "optim", "train", "eval",
+        "model", "data", "tokenizer", "optim", "train", "eval", "track",
     ]  # fmt: skip

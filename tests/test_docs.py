@@ -28,7 +28,7 @@ from smalllm.recipes import load_recipe, recipe_names
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
-TAKES_RECIPE = ("prepare", "train")
+TAKES_RECIPE = ("prepare", "train", "find-lr")
 
 
 def page(name: str) -> str:
@@ -74,7 +74,7 @@ def problem_with(command: str) -> str | None:
 
 
 def parse_as(name: str, arguments: list[str]) -> None:
-    module = importlib.import_module(f"smalllm.cli.{name}")
+    module = importlib.import_module(f"smalllm.cli.{name.replace('-', '_')}")
     if hasattr(module, "OPTIONS"):  # a command of commands: the next word says which
         if arguments:
             parse(module.OPTIONS[arguments[0]], arguments[1:], command=f"{name} {arguments[0]}")

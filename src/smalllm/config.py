@@ -20,6 +20,7 @@ TokenizerKind = Literal["gpt2", "sentencepiece", "huggingface", "bytes"]
 OptimizerKind = Literal["adamw", "muon"]
 Schedule = Literal["cosine", "linear", "hold", "constant"]
 Precision = Literal["auto", "fp32", "tf32", "bf16"]
+TrackerName = Literal["wandb", "tensorboard", "swanlab", "trackio"]
 DeviceChoice = Literal["auto", "cpu", "cuda", "mps"]
 
 TASK_NAMES = ("hellaswag", "hellaswag_nanogpt", "lambada", "blimp", "arc_easy", "piqa", "wikitext")
@@ -215,6 +216,8 @@ class TrainConfig:
     """Steps between rows of metrics.jsonl."""
     patience: int = 0
     """Evaluations without a better validation loss before the run stops; 0: never."""
+    overfit_one_batch: bool = False
+    """For debugging: every update trains on the windows of the first again, which a sound model learns by heart."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -240,6 +243,18 @@ class EvalConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class TrackConfig:
+    """Where the run is shown besides its own report."""
+
+    trackers: tuple[TrackerName, ...] = ()
+    """wandb, tensorboard, swanlab, trackio, any of them; each needs the extra of its name."""
+    project: str = "smalllm"
+    """What the trackers file the run under."""
+    name: str | None = None
+    """What they call the run; absent: the name of its directory."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class RunConfig:
     """Everything that decides a run."""
 
@@ -251,6 +266,7 @@ class RunConfig:
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
+    track: TrackConfig = field(default_factory=TrackConfig)
 
 
 def field_names(config_type: type) -> tuple[str, ...]:

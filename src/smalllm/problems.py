@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from smalllm.config import TASK_NAMES, DataConfig, ModelConfig, OptimConfig, RunConfig, TrainConfig
+from smalllm.config import TASK_NAMES, DataConfig, ModelConfig, OptimConfig, RunConfig, TrackConfig, TrainConfig
 from smalllm.errors import ConfigError
 
 _POSITIVE = "at least 1"
@@ -61,6 +61,7 @@ def problems(config: RunConfig) -> list[str]:
         *_optim_problems(config.optim),
         *_batch_problems(config.train, config.model),
         *task_problems(config.eval.tasks, field="eval.tasks"),
+        *_track_problems(config.track),
     ]
 
 
@@ -160,6 +161,13 @@ def _batch_problems(train: TrainConfig, model: ModelConfig) -> Iterator[str]:
             f"train.micro_batch_size = {train.micro_batch_size}: must divide the "
             f"{train.tokens_per_step // context} windows of train.tokens_per_step = {train.tokens_per_step}"
         )
+
+
+def _track_problems(track: TrackConfig) -> Iterator[str]:
+    for key in ("project", "name"):
+        value = getattr(track, key)
+        if value is not None and not value.strip():
+            yield f'track.{key} = "{value}": must not be empty; leave it out for the default'
 
 
 def task_problems(tasks: Iterable[str], *, field: str, allowed: tuple[str, ...] = TASK_NAMES) -> Iterator[str]:

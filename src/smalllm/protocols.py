@@ -1,6 +1,7 @@
 """What the rooms of the house expect of each other, as structural types. Nothing here does anything."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -136,3 +137,40 @@ class Silent:
 
     def end(self) -> None:
         """Nothing."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrackedRun:
+    """What a tracker is told of a run."""
+
+    project: str
+    """What the run is filed under."""
+    name: str
+    """What people call it."""
+    id: str
+    """Its own, the same in every sitting [8 hex digits]."""
+    is_continued: bool
+    """Whether the tracker has rows of an earlier sitting."""
+    folder: Path
+    """A place in the run directory for the tracker's files."""
+    config: Mapping[str, float | str]
+    """The run's configuration under dotted names."""
+    notice: Callable[[str], None]
+    """Says a line to whoever watches the run."""
+
+
+@runtime_checkable
+class Tracker(Protocol):
+    """Shows a run somewhere else. Whatever it raises or however long it takes, the run does not notice."""
+
+    def begin(self, run: TrackedRun) -> None:
+        """Open the run, or go on with it."""
+        ...
+
+    def log(self, step: int, values: Mapping[str, float | str]) -> None:
+        """Show numbers (`train/loss`, `val/bits_per_byte`) and texts (`sample/0`) of a step."""
+        ...
+
+    def end(self) -> None:
+        """The run is over, or rests."""
+        ...

@@ -1,7 +1,7 @@
 """The run directory: what is where, the metrics file, and the lock that keeps it to one writer.
 
     config.toml  environment.json  tokenizer/  metrics.jsonl  samples.jsonl
-    checkpoints/{step-00001000/, latest, best}  plots/*.png  report.html  result.json
+    checkpoints/{step-00001000/, latest, best}  plots/*.png  report.html  result.json  tracking/NAME/
 
 `metrics.jsonl` has one JSON object per line. Train rows: step, tokens, elapsed_s, loss, loss_ema [nats/token], lr,
 grad_norm, step_time_s, tokens_per_second, mfu [share of peak], peak_memory_bytes. Val rows: step, tokens, elapsed_s,
@@ -57,6 +57,10 @@ class RunDir:
     @property
     def plots(self) -> Path:
         return self.path / "plots"
+
+    @property
+    def tracking(self) -> Path:
+        return self.path / "tracking"
 
     @property
     def report(self) -> Path:

@@ -407,3 +407,12 @@ def test_warming_up_leaves_no_trace() -> None:
     warmed.run()
     assert warmed.numbers() == whole.numbers()
     assert_same(warmed, whole)
+
+
+def test_one_batch_keeps_the_cursor_where_it_is() -> None:
+    sitting = Sitting(with_train(overfit_one_batch=True))
+    assert sitting.run().state.cursor == 0
+    assert sitting.cursors == [0] * 8
+    moving = Sitting()
+    moving.run()
+    assert moving.cursors == [WINDOWS * step for step in range(8)]

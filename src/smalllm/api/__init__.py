@@ -2,6 +2,7 @@
 
 from smalllm.api.cluster import merge_parts, shard_writer
 from smalllm.api.evaluation import evaluate
+from smalllm.api.find_lr import find_lr
 from smalllm.api.inspect import inspect_data as inspect
 from smalllm.api.interop import export, import_model
 from smalllm.api.preparation import prepare
@@ -15,6 +16,7 @@ from smalllm.run import load_run
 __all__ = [
     "evaluate",
     "export",
+    "find_lr",
     "generate",
     "import_model",
     "inspect",

@@ -6,6 +6,7 @@ from typing import Any
 
 from smalllm.api.data import prepare_command
 from smalllm.api.finish import finish_run
+from smalllm.api.one_batch import watch_one_batch
 from smalllm.api.origin import adopt, check_data, data_command, lower_rates, open_origin
 from smalllm.api.resume import facts_of, opened_config
 from smalllm.api.sitting import Sitting, make_batches, sit_down
@@ -20,7 +21,6 @@ from smalllm.checkpoint import (
 )
 from smalllm.config import RunConfig
 from smalllm.errors import CheckpointError, RunError
-from smalllm.evaluation.tasks import OpenTask
 from smalllm.generation.engine import generate_tokens
 from smalllm.generation.sampling import SamplingConfig
 from smalllm.generation.text import prompt_ids
@@ -29,6 +29,8 @@ from smalllm.optim.optimizers import optimizer_tensors
 from smalllm.problems import check
 from smalllm.protocols import Progress, Silent
 from smalllm.rundir import RunDir, append_jsonl, locked
+from smalllm.tracking.followers import Hear, following
+from smalllm.tracking.names import check_installed
 from smalllm.training.loop import Outcome, Parts, run_loop
 
 _SAMPLE_TOKENS = 200
@@ -67,20 +69,25 @@ def train(
     with locked(run):
         if run.config.exists() and not resume:
             raise RunError(f"{run.path}: holds a run already; continue it with --resume, or choose another --out")
-        sitting, tasks = _opened(run, config, changes=changes or {}, name=name or config.recipe, progress=progress)
-        if sitting.is_complete and run.result.exists():
-            progress.say(f"{run.path}: complete at step {sitting.state.step:,}")
-        else:
+        sitting = open_sitting(run, config, changes=changes or {}, name=name or config.recipe, progress=progress)
+        is_done = sitting.is_complete and run.result.exists()
+        if not is_done:
             run.result.unlink(missing_ok=True)  # of a shorter run that now goes on
-            outcome = _train_and_close(sitting, progress, tasks)
-            if outcome.reason not in ("complete", "patience"):
-                return {"stopped": outcome.reason, "steps": outcome.state.step, "run": str(run.path)}
-        return finish_run(run, sitting.data, sitting.manifest, progress=progress)
+        track = sitting.config.track
+        with following(run, track.trackers, project=track.project, name=track.name, notice=progress.say) as hear:
+            if is_done:
+                progress.say(f"{run.path}: complete at step {sitting.state.step:,}")
+            else:
+                outcome = _train_and_close(sitting, hear, progress)
+                if outcome.reason not in ("complete", "patience"):
+                    return {"stopped": outcome.reason, "steps": outcome.state.step, "run": str(run.path)}
+            return finish_run(run, sitting.data, sitting.manifest, progress=progress)
 
 
-def _opened(
+def open_sitting(
     run: RunDir, config: RunConfig, *, changes: Mapping[str, Any], name: str, progress: Progress
-) -> tuple[Sitting, list[OpenTask]]:
+) -> Sitting:
+    """A sitting of a run that starts or goes on, ready for its next step; arguments and errors are those of `train`."""
     config, stored = opened_config(run, config, changes)
     name = str(run.config) if stored else name
     origin = open_origin(run, config)
@@ -93,18 +100,19 @@ def _opened(
             progress.say(notice)
         check_data(check(config), origin, name=name)
         command = data_command(config, origin, name=name)
-    # before anything that takes long: a task whose data are missing is told at once, not at its first turn
-    tasks = [] if run.result.exists() else open_tasks(config.eval.tasks, progress=progress)
-    return sit_down(run, config, origin, stored=stored, changes=changes, command=command, progress=progress), tasks
+    check_installed(config.track.trackers)
+    if not run.result.exists():  # before anything that takes long: what a task lacks is told at once
+        open_tasks(config.eval.tasks, progress=progress)
+    return sit_down(run, config, origin, stored=stored, changes=changes, command=command, progress=progress)
 
 
-def _train_and_close(sitting: Sitting, progress: Progress, tasks: list[OpenTask]) -> Outcome:
+def _train_and_close(sitting: Sitting, hear: Hear, progress: Progress) -> Outcome:
     """Train; a stream's threads end with it, and how long the model waited for them is told."""
     if sitting.feed is None:
-        return _train(sitting, progress, tasks)
+        return _train(sitting, hear, progress)
     feed, before_s = sitting.feed.feed, sitting.state.elapsed_s
     try:
-        outcome = _train(sitting, progress, tasks)
+        outcome = _train(sitting, hear, progress)
     finally:
         feed.close()
     sitting_s = outcome.state.elapsed_s - before_s
@@ -113,9 +121,11 @@ def _train_and_close(sitting: Sitting, progress: Progress, tasks: list[OpenTask]
     return outcome
 
 
-def _train(sitting: Sitting, progress: Progress, tasks: list[OpenTask]) -> Outcome:
+def _train(sitting: Sitting, hear: Hear, progress: Progress) -> Outcome:
     run, config = sitting.run, sitting.config
     facts = facts_of(sitting.manifest, sitting.tokenizer)
+    tasks = open_tasks(config.eval.tasks, progress=progress) if config.eval.tasks_every else []
+    watch = watch_one_batch(sitting, progress) if config.train.overfit_one_batch else None
 
     def save(state: TrainState, is_best: bool) -> None:
         try:
@@ -140,6 +150,9 @@ def _train(sitting: Sitting, progress: Progress, tasks: list[OpenTask]) -> Outco
     def row(values: Mapping[str, Any]) -> None:
         append_jsonl(run.metrics, values)
         progress.row(values)
+        hear()
+        if watch is not None:
+            watch.row(values)
 
     parts = Parts(
         loss_function=sitting.loss_function,

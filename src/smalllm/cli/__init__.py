@@ -19,6 +19,7 @@ COMMANDS = {
     "prepare": "turn text into a tokenizer and shards of tokens",
     "inspect": "show what is in prepared data, or in another program's shards",
     "train": "train a model on prepared data",
+    "find-lr": "suggest a learning rate by a short test, with its plot",
     "evaluate": "measure a run on held-out text",
     "generate": "write text with a run",
     "export": "write a run for Hugging Face transformers or llama.cpp",
@@ -75,7 +76,7 @@ def main(arguments: Sequence[str]) -> int:
         print(f"smalllm: no command is called {command!r}{hint}\n\n{help_text()}", file=sys.stderr)
         return 2
     try:
-        return int(importlib.import_module(f"smalllm.cli.{command}").main(rest))
+        return int(importlib.import_module(f"smalllm.cli.{command.replace('-', '_')}").main(rest))
     except (Exception, KeyboardInterrupt) as error:
         explained = None if debug else _explained(error)
         if explained is None:

@@ -81,7 +81,7 @@ class LineProgress:
     def advance(self, done: int, note: str = "") -> None:
         """Print now and then."""
         if self._is_due():
-            self.say(f"{done:,} documents, {note}")
+            self.say(f"{done:,}/{self._total:,}, {note}" if self._total else f"{done:,} documents, {note}")
 
     def say(self, text: str) -> None:
         """Print a line."""

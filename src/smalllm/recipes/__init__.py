@@ -133,7 +133,8 @@ def _table_problems(config_type: type, table: Mapping[str, Any], *, prefix: str)
                 yield from _table_problems(typing.cast(type, hints[key]), value, prefix=name + ".")
         elif not _fits(value, hints[key]):
             allowed, choices = _describe(hints[key])
-            yield f"{name} = {value!r}: must be {allowed}{_nearest(str(value), choices)}"
+            wrong = next((v for v in value if v not in choices), "") if isinstance(value, list | tuple) else value
+            yield f"{name} = {value!r}: must be {allowed}{_nearest(str(wrong), choices)}"
 
 
 def _build(config_type: type, table: Mapping[str, Any]) -> Any:
@@ -164,7 +165,7 @@ def _fits_one(value: Any, hint: Any) -> bool:
     if typing.get_origin(hint) is Literal:
         return value in typing.get_args(hint)
     if typing.get_origin(hint) is tuple:
-        return isinstance(value, list | tuple) and all(isinstance(v, str) for v in value)
+        return isinstance(value, list | tuple) and all(_fits_one(v, typing.get_args(hint)[0]) for v in value)
     if hint is float:
         return isinstance(value, int | float) and not isinstance(value, bool)
     if hint is int:
@@ -181,7 +182,8 @@ def _describe(hint: Any) -> tuple[str, list[str]]:
             choices = list(typing.get_args(member))
             parts.append(" or ".join(f'"{choice}"' for choice in choices))
         elif typing.get_origin(member) is tuple:
-            parts.append("a list of texts")
+            choices = list(typing.get_args(typing.get_args(member)[0]))
+            parts.append("a list of " + (" or ".join(f'"{choice}"' for choice in choices) or "texts"))
         elif member is not type(None):
             parts.append(words[member])
     return " or ".join(parts), choices

@@ -79,6 +79,11 @@ def resolve(
     compile_it = train.compile
     if compile_it == "auto":
         compile_it = machine.can_compile and seconds > COMPILE_PAYS_AFTER_S
+    if train.overfit_one_batch and train.patience:
+        notices.append(
+            f"train.patience = {train.patience} is set to 0: train.overfit_one_batch gets worse on other text"
+        )
+        train = replace(train, patience=0)
     train = replace(
         train,
         max_steps=max_steps,

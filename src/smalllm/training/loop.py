@@ -131,7 +131,7 @@ def _step(
     state = replace(
         state,
         step=state.step + 1,
-        cursor=state.cursor + train.tokens_per_step // config.model.context_length,
+        cursor=state.cursor + (0 if train.overfit_one_batch else train.tokens_per_step // config.model.context_length),
         tokens=state.tokens + n_tokens,
         loss_ema=ema,
     )

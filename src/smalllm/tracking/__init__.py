@@ -1,0 +1,1 @@
+"""What a run writes, shown in W&B, TensorBoard, SwanLab or trackio: one process per tracker reads the run's files."""
