@@ -150,7 +150,10 @@ def test_evaluation_by_hand(finished: Finished) -> None:
     assert scored["run"] == str(finished.out) and scored["checkpoint"] == "step-00000014"
     assert set(scored) == {"run", "checkpoint", "results"} and set(scored["results"]) == {"loss"}
     found = scored["results"]["loss"]
-    assert set(found) == {*MEASURES, "unigram", "scored_tokens"}
+    assert set(found) == {
+        *MEASURES, "unigram", "scored_tokens", "scored_bytes", "loss_stderr", "bits_per_byte_stderr", "top5_accuracy",
+        "by_position", "by_frequency",
+    }  # fmt: skip
     assert found["scored_tokens"] == len(targets)
     assert found["loss"] == pytest.approx(nats.mean().item(), rel=1e-6)
     assert found["bits_per_byte"] == pytest.approx(nats[is_text].mean().item() / math.log(2), rel=1e-6)
