@@ -24,6 +24,9 @@ Precision = Literal["auto", "fp32", "tf32", "bf16", "fp16"]
 TrackerName = Literal["wandb", "tensorboard", "swanlab", "trackio"]
 DeviceChoice = Literal["auto", "cpu", "cuda", "mps"]
 
+TASK_NAMES = ("hellaswag", "hellaswag_nanogpt", "lambada", "blimp", "arc_easy", "piqa", "wikitext")
+"""What `eval.tasks` and `smalllm evaluate --tasks` know, besides the loss."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelConfig:
@@ -246,6 +249,12 @@ class EvalConfig:
     """Validation tokens scored each time, the same ones every time."""
     final_tokens: int = 1_048_576
     """Validation tokens scored at the end of the run; 0: the whole split."""
+    tasks: tuple[str, ...] = ()
+    """Tasks scored at the end of the run, as NAME or NAME=PATH; see docs/metrics.md."""
+    tasks_every: int = 0
+    """Steps between scorings of the tasks during the run; 0: only at the end."""
+    task_examples: int = 200
+    """Questions of each task scored during the run, spread evenly over it; 0: all, as at the end."""
     sample_every: int = 0
     """Steps between samples; 0: only at the end."""
     sample_prompts: tuple[str, ...] = ("",)

@@ -1,10 +1,11 @@
 """What is wrong with a configuration: every problem at once, each with field, value and what is allowed."""
 
+import difflib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
-from smalllm.config import DataConfig, ModelConfig, OptimConfig, RunConfig, TrackConfig, TrainConfig
+from smalllm.config import TASK_NAMES, DataConfig, ModelConfig, OptimConfig, RunConfig, TrackConfig, TrainConfig
 from smalllm.errors import ConfigError
 from smalllm.recipes.resolve import memory_bytes
 
@@ -29,7 +30,7 @@ _RANGES: dict[str, tuple[str, Any]] = {
             "optim.lr", "optim.muon_lr", "optim.weight_decay", "optim.clip_norm", "optim.warmup_steps",
             "train.save_every", "train.save_every_s", "train.patience",
             "train.skip_spikes", "train.rewind_after", "train.activation_checkpointing",
-            "eval.every", "eval.sample_every", "eval.final_tokens",
+            "eval.every", "eval.sample_every", "eval.final_tokens", "eval.tasks_every", "eval.task_examples",
         ],
         (_NOT_NEGATIVE, lambda v: v >= 0),
     ),
@@ -63,6 +64,7 @@ def problems(config: RunConfig) -> list[str]:
         *_optim_problems(config.optim),
         *_batch_problems(config.train, config.model),
         *_parallel_problems(config.train, config.model),
+        *task_problems(config.eval.tasks, field="eval.tasks"),
         *_track_problems(config.track),
         *_memory_problems(config.train),
     ]
@@ -195,3 +197,25 @@ def _memory_problems(train: TrainConfig) -> Iterator[str]:
             memory_bytes(train.memory)
         except ValueError as error:
             yield f"train.memory = {error}"
+
+
+def task_problems(tasks: Iterable[str], *, field: str, allowed: tuple[str, ...] = TASK_NAMES) -> Iterator[str]:
+    """What is wrong with a list of tasks, each NAME or NAME=PATH.
+
+    Args:
+        tasks: as written by the user.
+        field: what they are called, for the sentence.
+        allowed: the names there are.
+    """
+    seen = set()
+    for task in tasks:
+        name, equals, path = task.partition("=")
+        if name not in allowed:
+            close = difflib.get_close_matches(name, allowed, n=1)
+            hint = f'; did you mean "{close[0]}"?' if close else ""
+            yield f"{field} has {name!r}: must be one of {', '.join(allowed)}{hint}"
+        elif name in seen:
+            yield f"{field} has {name} twice: one result would hide the other"
+        elif equals and not path:
+            yield f"{field} has {task!r}: nothing stands after the =; give a file, a folder or a URL"
+        seen.add(name)

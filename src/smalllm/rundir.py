@@ -5,8 +5,9 @@
 
 `metrics.jsonl` has one JSON object per line. Train rows: step, tokens, elapsed_s, loss, loss_ema [nats/token], lr,
 grad_norm, step_time_s, tokens_per_second, mfu [share of peak], peak_memory_bytes. Val rows: step, tokens, elapsed_s,
-loss [nats/token], perplexity, bits_per_token, bits_per_byte, accuracy [share]. A train row at step s holds the loss
-of the batch, and the rate, that made update s-1 -> s; a val row at s describes the model after s updates.
+loss [nats/token], perplexity, bits_per_token, bits_per_byte, accuracy [share]. Task rows: step, tokens, elapsed_s,
+task, and its measures. A train row at step s holds the loss of the batch, and the rate, that made update s-1 -> s; a
+val row or a task row at s describes the model after s updates.
 """
 
 import contextlib

@@ -1,6 +1,6 @@
 """`train`: one run from its configuration to its report. Wires data, model, loop, evaluation and files together."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from smalllm.api.origin import adopt, check_data, data_command, lower_rates, ope
 from smalllm.api.resume import facts_of, opened_config
 from smalllm.api.sitting import Sitting, sit_down
 from smalllm.api.stream import position_facts
+from smalllm.api.tasks import open_tasks, score_sample
 from smalllm.api.together import load_same, score_together
 from smalllm.checkpoint import (
     TrainState,
@@ -128,6 +129,8 @@ def open_sitting(
         check_data(check(config), origin, name=name)
         command = data_command(config, origin, name=name)
     check_installed(config.track.trackers)
+    if not run.result.exists():  # before anything that takes long: what a task lacks is told at once
+        open_tasks(config.eval.tasks, progress=progress)
     return sit_down(
         run, config, origin, stored=stored, changes=changes, command=command, progress=progress, ranks=ranks
     )
@@ -151,6 +154,7 @@ def _train_and_close(sitting: Sitting, hear: Hear, progress: Progress) -> Outcom
 def _train(sitting: Sitting, hear: Hear, progress: Progress) -> Outcome:
     run, config = sitting.run, sitting.config
     ranks = sitting.ranks
+    tasks = open_tasks(config.eval.tasks, progress=progress) if config.eval.tasks_every else []
     watch = watch_one_batch(sitting, progress) if config.train.overfit_one_batch else None
 
     def save(state: TrainState, is_best: bool) -> None:
@@ -181,6 +185,10 @@ def _train(sitting: Sitting, hear: Hear, progress: Progress) -> Outcome:
         if watch is not None:
             watch.row(values)
 
+    def task_scores() -> Iterable[Mapping[str, Any]]:
+        model = whole_model(sitting.model, device=config.train.device)
+        return score_sample(model, sitting.tokenizer, config, tasks) if ranks.is_first else []
+
     def event(state: TrainState, what: str) -> None:
         row({"split": "event", "step": state.step, "tokens": state.tokens, "event": what})
         progress.say(f"WARNING: step {state.step:,}: {what}")
@@ -204,6 +212,7 @@ def _train(sitting: Sitting, hear: Hear, progress: Progress) -> Outcome:
             sitting.exam, sitting.model, ranks, device=config.train.device, precision=config.train.precision
         ).measures(),
         sample=lambda step: _sample(sitting, step, progress),
+        tasks=task_scores,
         save=save,
         row=row,
         event=event,

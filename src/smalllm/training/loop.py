@@ -7,7 +7,7 @@ It knows nothing of files, tokenizers or terminals: what it needs from them come
 import math
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -45,6 +45,8 @@ class Parts:
     """The measures of the model as it is: loss, perplexity, bits_per_token, bits_per_byte, accuracy."""
     sample: Callable[[int], None]
     """Write samples of the model at a step."""
+    tasks: Callable[[], Iterable[Mapping[str, Any]]] = tuple
+    """The measures of each task of the model as it is."""
     save: Callable[[TrainState, bool], None]
     """Write a checkpoint; True: it is the best so far. May raise only if the run must stop."""
     row: Callable[[Mapping[str, Any]], None]
@@ -104,6 +106,8 @@ def run_loop(
                 done = _is_over(config, state)
             if state.step > first and (done or _is_due(state.step, config.eval.sample_every)):
                 parts.sample(state.step)
+            if state.step > first and _is_due(state.step, config.eval.tasks_every):
+                _score_tasks(state, parts, clock)
             model.train()
             late = config.train.save_every_s and time.monotonic() - saved_time >= config.train.save_every_s
             stop_name, late = _agreed(ranks, stop.name, bool(late))
@@ -255,6 +259,12 @@ def _evaluate(state: TrainState, parts: Parts, clock: Clock) -> tuple[TrainState
     if is_best:
         return replace(state, best_loss=loss, best_step=state.step, n_worse=0), True
     return replace(state, n_worse=state.n_worse + 1), False
+
+
+def _score_tasks(state: TrainState, parts: Parts, clock: Clock) -> None:
+    for measures in parts.tasks():
+        elapsed_s = round(clock.elapsed_s, 3)
+        parts.row({"split": "task", "step": state.step, "tokens": state.tokens, "elapsed_s": elapsed_s, **measures})
 
 
 def _is_due(step: int, every: int) -> bool:
