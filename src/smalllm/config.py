@@ -65,8 +65,7 @@ class ModelConfig:
     rope_theta: float = 10_000.0
     """Base of the rotary frequencies."""
     init: Init = "gpt2"
-    """gpt2: N(0, 0.02), residual projections scaled by 1/sqrt(2 n_layers). zero: fan-in scaled normal
-    weights, residual projections and an untied head at zero."""
+    """gpt2: N(0, 0.02), residual projections smaller; zero: fan-in scaled, residual projections and untied head 0."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,8 +76,7 @@ class DataConfig:
     """Data directory, written by `prepare` and read by `train`, or a folder of nanoGPT's, llm.c's or NumPy shards;
     absent: data/RECIPE."""
     source: Source = "files"
-    """stories: built-in grammar; python: your Python's standard library; files: your own; url: one download;
-    hub: a Hugging Face data set."""
+    """stories: built-in grammar; python: Python's standard library; files: your own; url: a download; hub: a data set."""
     files: tuple[str, ...] = ()
     """Text files, folders or globs (.txt .jsonl .parquet); given, they replace the recipe's source."""
     val_files: tuple[str, ...] = ()
@@ -194,13 +192,11 @@ class TrainConfig:
     tokens_per_step: int = 16_384
     """Tokens per update, padding included; a multiple of context_length x micro_batch_size x processes."""
     micro_batch_size: int | Literal["auto"] = "auto"
-    """Sequences per forward pass; auto: the most that fit the memory and that the device likes. Halved where memory
-    does not hold them. It does not change what is learned."""
+    """Sequences per forward pass; auto: what the memory holds and the device likes. It changes nothing learned."""
     memory: int | str | None = None
     """Most memory that the run is planned for: "24GB", "800MB" or bytes; absent: what the device has free."""
     precision: Precision = "auto"
-    """Arithmetic of the matrix products; auto: bf16 where the processor has it, fp16 on older NVIDIA GPUs with tensor
-    cores, else fp32."""
+    """Arithmetic of the matrix products; auto: bf16 where it is native, fp16 on older NVIDIA GPUs, else fp32."""
     compile: bool | Literal["auto"] = "auto"
     """torch.compile; auto: when a compiler is there and the run is long enough to repay it."""
     device: DeviceChoice = "auto"
@@ -225,14 +221,11 @@ class TrainConfig:
     log_every: int = 10
     """Steps between rows of metrics.jsonl."""
     skip_spikes: float = 0.0
-    """Refuse updates whose loss or gradient norm is so many standard deviations above the mean of the last 128; 6 is
-    usual, 0: never."""
+    """Refuse updates whose loss or gradient norm is so many sigma above the mean of the last 128; 0: never."""
     rewind_after: int = 5
-    """Refused updates in a row, spikes or not finite, after which the run goes back to its last checkpoint and on with
-    other windows; 0: the first that is not finite ends the run."""
+    """Refused updates in a row after which the run returns to its last checkpoint; 0: one not finite ends the run."""
     activation_checkpointing: int = 0
-    """Keep only the input of every so-many-th block and compute the rest again in the backward pass: less memory, more
-    time; 1: every block, 0: none."""
+    """Every so-many-th block keeps its input only and is computed again in the backward pass; 0: none."""
     patience: int = 0
     """Evaluations without a better validation loss before the run stops; 0: never."""
     overfit_one_batch: bool = False
