@@ -73,15 +73,13 @@ class DataConfig:
     """Where the text comes from and where its tokens go."""
 
     path: str | None = None
-    """Data directory, written by `prepare` and read by `train`, or a folder of nanoGPT's, llm.c's or NumPy shards;
-    absent: data/RECIPE."""
+    """Data directory, or a folder of nanoGPT's, llm.c's or NumPy shards; absent: data/RECIPE."""
     source: Source = "files"
-    """stories: built-in grammar; python: Python's standard library; files: your own; url: a download; hub: a data set."""
+    """stories: built-in grammar; python: Python's library; files: your own; url: a download; hub: a data set."""
     files: tuple[str, ...] = ()
     """Text files, folders or globs (.txt .jsonl .parquet); given, they replace the recipe's source."""
     val_files: tuple[str, ...] = ()
-    """Files held out for validation; absent: val_fraction of the documents. With another program's shards: those that
-    are held out, in place of the files called val."""
+    """Files held out for validation; absent: val_fraction of the documents, or of foreign shards those called val."""
     separator: str | None = None
     """What stands between documents in a text file; absent: a file is one document."""
     text_column: str = "text"
@@ -226,6 +224,8 @@ class TrainConfig:
     """Refused updates in a row after which the run returns to its last checkpoint; 0: one not finite ends the run."""
     activation_checkpointing: int = 0
     """Every so-many-th block keeps its input only and is computed again in the backward pass; 0: none."""
+    loss_chunks: int = 1
+    """In how many parts the logits are made, one at a time; more need less memory where nothing is compiled."""
     patience: int = 0
     """Evaluations without a better validation loss before the run stops; 0: never."""
     overfit_one_batch: bool = False

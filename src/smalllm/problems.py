@@ -20,7 +20,7 @@ _RANGES: dict[str, tuple[str, Any]] = {
             "model.n_layers", "model.n_heads", "model.n_kv_heads", "model.d_model", "model.d_head", "model.d_ff",
             "model.context_length", "data.stories", "data.shards", "data.shuffle_buffer", "data.shard_tokens",
             "data.workers", "tokenizer.vocab_size", "train.max_steps", "train.max_tokens", "train.tokens_per_step",
-            "train.micro_batch_size", "train.tensor_parallel", "train.threads",
+            "train.micro_batch_size", "train.loss_chunks", "train.tensor_parallel", "train.threads",
             "train.keep_checkpoints", "train.log_every", "eval.tokens",
         ],
         (_POSITIVE, lambda v: v >= 1),
@@ -170,6 +170,8 @@ def _batch_problems(train: TrainConfig, model: ModelConfig) -> Iterator[str]:
 
 def _parallel_problems(train: TrainConfig, model: ModelConfig) -> Iterator[str]:
     n = train.tensor_parallel
+    if train.loss_chunks > 1 and (train.parallel == "fsdp" or n > 1):
+        yield f'train.loss_chunks = {train.loss_chunks}: needs the whole model in each process, train.parallel = "ddp"'
     if n < 2:
         return
     for name in ("n_heads", "n_kv_heads", "d_ff"):

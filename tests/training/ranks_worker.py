@@ -16,7 +16,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from smalllm.api import train
 from smalllm.checkpoint import copy_parameters
 from smalllm.config import ModelConfig, OptimConfig
-from smalllm.errors import NonFiniteError
 from smalllm.model.gpt import GPT
 from smalllm.model.init import init_weights
 from smalllm.optim.optimizers import build_optimizers, load_optimizer_tensors, optimizer_tensors, set_lr
@@ -25,7 +24,7 @@ from smalllm.rundir import is_other_rank
 from smalllm.sharded import local
 from smalllm.training.distributed import ALONE, Ranks, arranged, joined
 from smalllm.training.parallel import divide_model, whole_tensors
-from smalllm.training.step import make_loss_function, train_step
+from smalllm.training.step import Update, make_loss_function, train_step
 
 SHAPE = ModelConfig(
     n_layers=2, n_heads=4, n_kv_heads=2, d_model=32, d_ff=96, context_length=16, norm="rmsnorm", mlp="swiglu",
@@ -56,7 +55,7 @@ class Divided:
         starts = ((micro * self.ranks.n_data + self.ranks.data_rank) * size for micro in range(2))
         return [(inputs[at : at + size], targets[at : at + size]) for at in starts]
 
-    def step(self, step: int, loss: Any = LOSS, n_batches: int = 2) -> tuple[float, float, int]:
+    def step(self, step: int, loss: Any = LOSS, n_batches: int = 2) -> Update:
         batches = self.batches(step) * (n_batches // 2)
         return train_step(
             self.model.train(), self.optimizers, batches, loss, seed=0, step=step, clip_norm=0.5, ranks=self.ranks
@@ -73,7 +72,9 @@ class Divided:
 def compare(ranks: Ranks, parallel: str, kind: str) -> dict[str, Any]:
     """Some updates, beside the same ones on one process; then what a checkpoint does, there and back."""
     alone, divided = Divided(ALONE, "ddp", kind), Divided(ranks, parallel, kind)
-    rows = [(alone.step(step), divided.step(step)) for step in range(4)]
+    rows = [
+        tuple((u.loss, u.grad_norm, u.n_targets) for u in (alone.step(step), divided.step(step))) for step in range(4)
+    ]
     ours, theirs = alone.tensors(), divided.tensors()
     before = divided.parts()
     copy_parameters(divided.model, {k: v for k, v in theirs.items() if "/" not in k}, where="here")
@@ -100,14 +101,9 @@ def not_a_number(ranks: Ranks, parallel: str) -> list[Any]:
     def broken(model: Any, token_ids: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         return LOSS(model, token_ids, targets) * (float("nan") if ranks.rank == 1 else 1.0)
 
-    try:
-        divided.step(1, broken)
-        raised = 0.0
-    except NonFiniteError:
-        raised = 1.0
+    refused = float(bool(divided.step(1, broken).refused))
     untouched = float(all(map(torch.equal, before, divided.parts())))
-    loss, _, _ = divided.step(1)
-    return ranks.gather([raised, untouched, loss])
+    return ranks.gather([refused, untouched, divided.step(1).loss])
 
 
 class Messages(TorchDispatchMode):

@@ -1,5 +1,7 @@
 """How many processes can share what; nothing here starts one."""
 
+from typing import Literal
+
 import pytest
 
 from smalllm.config import ModelConfig, RunConfig, TrainConfig
@@ -34,25 +36,25 @@ def test_a_model_that_cannot_be_cut(model: dict[str, int], named: list[str]) -> 
 
 @pytest.mark.parametrize(
     ("micro_batch_size", "n_ranks", "expected"),
-    [(None, 1, 16), (None, 2, 8), (None, 4, 4), (4, 4, 4), (8, 2, 8)],
+    [("auto", 1, 16), ("auto", 2, 8), ("auto", 4, 4), (4, 4, 4), (8, 2, 8)],
 )
-def test_the_windows_of_a_step_are_shared(micro_batch_size: int | None, n_ranks: int, expected: int) -> None:
+def test_the_windows_of_a_step_are_shared(micro_batch_size: int | Literal["auto"], n_ranks: int, expected: int) -> None:
     assert resolved_size(micro_batch_size, n_ranks) == expected
 
 
 @pytest.mark.parametrize(
     ("micro_batch_size", "n_ranks", "says"),
     [
-        (None, 3, r"3 processes cannot share its 16 windows .* a multiple of 768, for example 3840"),
+        ("auto", 3, r"3 processes cannot share its 16 windows .* a multiple of 768, for example 3840"),
         (8, 4, r"must divide the 4 windows that each of 4 processes has .* --train.micro_batch_size 4, or .* = 8192"),
     ],
 )
-def test_windows_that_cannot_be_shared(micro_batch_size: int | None, n_ranks: int, says: str) -> None:
+def test_windows_that_cannot_be_shared(micro_batch_size: int | Literal["auto"], n_ranks: int, says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         resolved_size(micro_batch_size, n_ranks)
 
 
-def resolved_size(micro_batch_size: int | None, n_ranks: int) -> int | None:
+def resolved_size(micro_batch_size: int | Literal["auto"], n_ranks: int) -> int | Literal["auto"]:
     train_config = TrainConfig(max_steps=1, tokens_per_step=4096, micro_batch_size=micro_batch_size)
     config = RunConfig(model=ModelConfig(context_length=256), train=train_config)
     machine = Machine(

@@ -165,7 +165,10 @@ def _tokenizer_of(run: RunDir, config: RunConfig, origin: Run | None) -> Tokeniz
 def _loss_function(config: RunConfig, tokenizer: Tokenizer, ranks: Ranks, *, compile_it: bool) -> LossFunction:
     eos_id = tokenizer.eos_id if config.data.document_mask else None
     compile_it = compile_it and not is_divided(ranks, config.train.parallel)  # then each block is compiled by itself
-    return make_loss_function(config.train.device, config.train.precision, compile_it=compile_it, eos_id=eos_id)
+    train = config.train
+    return make_loss_function(
+        train.device, train.precision, compile_it=compile_it, eos_id=eos_id, n_chunks=train.loss_chunks
+    )
 
 
 def _resolved(

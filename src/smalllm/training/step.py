@@ -4,16 +4,19 @@ import hashlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.utils.checkpoint import checkpoint
 
 from smalllm import runtime
 from smalllm.data.padded import IGNORED
 from smalllm.model.documents import find_documents
+from smalllm.model.gpt import GPT
 from smalllm.optim import guards
 from smalllm.training.distributed import ALONE, Ranks
 from smalllm.training.memory import memory_guard
@@ -27,7 +30,9 @@ def only_finite(loss: float, grad_norm: float) -> str:
     return guards.refusal(loss, grad_norm, losses=(), grad_norms=(), sigmas=0.0)
 
 
-def make_loss_function(device: str, precision: str, *, compile_it: bool, eos_id: int | None = None) -> LossFunction:
+def make_loss_function(
+    device: str, precision: str, *, compile_it: bool, eos_id: int | None = None, n_chunks: int = 1
+) -> LossFunction:
     """The function from model, inputs and targets to the mean loss.
 
     Args:
@@ -35,14 +40,30 @@ def make_loss_function(device: str, precision: str, *, compile_it: bool, eos_id:
         precision: of its matrix products.
         compile_it: by `torch.compile`, at the first call.
         eos_id: given, attention stays inside documents, each of which this token opens (see `model/documents.py`).
+        n_chunks: in how many parts the logits are made; the backward pass makes each part again, so that there is
+            never more than one.
     """
 
     def mean_loss(model: nn.Module, token_ids: Int[Tensor, "B T"], targets: Int[Tensor, "B T"]) -> Float[Tensor, ""]:
         """Mean negative log-likelihood of the targets but `IGNORED` ones [nats/token], reduced in FP32."""
-        options = {} if eos_id is None else {"documents": find_documents(token_ids, eos_id=eos_id)}
+        documents = None if eos_id is None else find_documents(token_ids, eos_id=eos_id)
+        if n_chunks > 1:
+            with runtime.autocast(device, precision):
+                hidden = cast(GPT, model).hidden(token_ids, documents=documents)
+            return _chunked_loss(cast(GPT, model), hidden.flatten(0, 1), targets.flatten())
         with runtime.autocast(device, precision):
-            logits = model(token_ids, **options)
+            logits = model(token_ids, documents=documents) if documents else model(token_ids)
         return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED)
+
+    def _chunked_loss(model: GPT, hidden: Float[Tensor, "N D"], targets: Int[Tensor, "N"]) -> Float[Tensor, ""]:
+        def part(rows: Tensor, wanted: Tensor) -> Tensor:
+            with runtime.autocast(device, precision):
+                logits = model.lm_head(rows)[..., : model.vocab_size]
+            return F.cross_entropy(logits.float(), wanted, ignore_index=IGNORED, reduction="sum")
+
+        pairs = zip(hidden.chunk(n_chunks), targets.chunk(n_chunks), strict=True)
+        sums = [checkpoint(part, rows, wanted, use_reentrant=False) for rows, wanted in pairs]
+        return torch.stack(sums).sum() / (targets != IGNORED).sum()
 
     return torch.compile(mean_loss, dynamic=False) if compile_it else mean_loss
 
