@@ -6,8 +6,9 @@ from dataclasses import replace
 import torch
 
 from smalllm.generation.compiler import load_library
-from smalllm.generation.decoder import Backend, Decoder
+from smalllm.generation.decoder import Decoder
 from smalllm.generation.engine import Generation, run_prompts
+from smalllm.generation.readers import Backend
 from smalllm.generation.sampling import SamplingConfig
 from smalllm.model.gpt import GPT
 from smalllm.tokenizers.bytes import build_bytes

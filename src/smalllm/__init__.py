@@ -22,6 +22,7 @@ __all__ = [
     "merge_parts",
     "open_decoder",
     "override",
+    "plan",
     "prepare",
     "quickstart",
     "recipe_names",

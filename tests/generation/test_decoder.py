@@ -19,9 +19,9 @@ from generation_helpers import (
 )
 from smalllm.config import ModelConfig
 from smalllm.errors import ConfigError
-from smalllm.generation.decoder import Backend
 from smalllm.generation.engine import run_prompts
 from smalllm.generation.native import NativeReader, quantize
+from smalllm.generation.readers import Backend
 from smalllm.generation.sampling import SamplingConfig
 from smalllm.model.gpt import GPT
 

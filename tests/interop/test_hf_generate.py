@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from interop_helpers import EOS_ID, FAMILY_SHAPES, VOCAB_SIZE, make_config, make_ids, make_model
 
 from generation_helpers import BACKENDS, GREEDY, make_decoder, run_together
-from smalllm.generation.decoder import Backend
 from smalllm.generation.filters import adjust_rows, filter_rows
+from smalllm.generation.readers import Backend
 from smalllm.generation.sampling import SamplingConfig, rows_of
 from smalllm.interop.hf_folder import write_hf_model
 

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Literal
 
 from smalllm.errors import ConfigError
-from smalllm.generation.decoder import MOST_SLOTS, Decoder, Event, of_sample
+from smalllm.generation.decoder import MOST_SLOTS, Decoder, Event
 from smalllm.generation.engine import Generation, run_prompts
-from smalllm.generation.sampling import SamplingConfig, check_sampling
+from smalllm.generation.sampling import SamplingConfig, check_sampling, of_sample
 from smalllm.generation.text import prompt_ids
 from smalllm.run import Run, load_run
 
-DecodePrecision = Literal["auto", "fp32", "tf32", "bf16", "int8"]
+DecodePrecision = Literal["auto", "fp32", "tf32", "bf16", "fp16", "int8"]
 
 
 @dataclass(frozen=True, slots=True)

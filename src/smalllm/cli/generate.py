@@ -57,7 +57,7 @@ class Options:
     """Where the model's context is full: slide (forget the older half and go on) or stop."""
     logprobs: int | None = None
     """With --json: the log-probability of each token, and of so many of the likeliest."""
-    precision: Literal["auto", "fp32", "tf32", "bf16", "int8"] = "auto"
+    precision: Literal["auto", "fp32", "tf32", "bf16", "fp16", "int8"] = "auto"
     """Of the weights; auto: as the run was trained."""
     seed: int = 0
     """The same seed writes the same text."""

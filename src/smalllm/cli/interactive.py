@@ -5,15 +5,15 @@ import difflib
 import sys
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from smalllm.api.text import DecodePrecision, open_decoder
 from smalllm.cli.generate import bias_of
 from smalllm.errors import ConfigError
-from smalllm.generation.decoder import Decoder
-from smalllm.generation.sampling import PRESETS, SamplingConfig, check_sampling
-from smalllm.generation.text import prompt_ids
-from smalllm.run import Run
+
+if TYPE_CHECKING:  # torch is loaded when somebody writes
+    from smalllm.api.text import DecodePrecision
+    from smalllm.generation.sampling import SamplingConfig
+    from smalllm.run import Run
 
 HELP = """\
 Write some text, and the model goes on; Enter alone lets it go on again. Ctrl-C interrupts it, Ctrl-D ends.
@@ -57,9 +57,11 @@ class Session:
         is_over: whether the user has ended it.
     """
 
-    def __init__(self, run: Run, sampling: SamplingConfig, *, precision: DecodePrecision = "auto") -> None:
+    def __init__(self, run: "Run", sampling: "SamplingConfig", *, precision: "DecodePrecision" = "auto") -> None:
+        from smalllm.api.text import open_decoder
+
         self._run, self.sampling = run, sampling
-        self._decoder: Decoder = open_decoder(run, n_slots=1, precision=precision)
+        self._decoder = open_decoder(run, n_slots=1, precision=precision)
         self.text, self.is_over = "", False
         self._before: list[tuple[str, str]] = []  # the text before each turn, and what the user added in it
 
@@ -75,12 +77,15 @@ class Session:
         self._turn(line.removeprefix("/") if line.startswith("//") else line)
 
     def _turn(self, added: str) -> None:
+        from smalllm.generation.sampling import of_sample
+        from smalllm.generation.text import prompt_ids
+
         self._before.append((self.text, added))
         self.text += added
         print(added, end="", flush=True)
         try:
             ids = prompt_ids(self.text, self._run.tokenizer, self._run.config.data)
-            slot = self._decoder.add(ids, self.sampling)
+            slot = self._decoder.add(ids, of_sample(self.sampling, 0))
         except ConfigError as error:
             self.text, _ = self._before.pop()
             print(f"\n{error}", file=sys.stderr)
@@ -124,12 +129,16 @@ class Session:
         return added
 
     def _preset(self, name: str) -> None:
+        from smalllm.generation.sampling import PRESETS
+
         if name not in PRESETS:
             raise ConfigError(f"/preset {name}: must be {', '.join(PRESETS)}")
         kept = {key: getattr(self.sampling, key) for key in ("seed", "max_tokens", "stop", "past_context")}
         self.sampling = replace(PRESETS[name], **kept)
 
     def _set(self, name: str, value: str) -> None:
+        from smalllm.generation.sampling import check_sampling
+
         if name not in _SETTINGS:
             close = difflib.get_close_matches(name, [*_SETTINGS, *_ACTIONS], n=1)
             raise ConfigError(f"/{name}: there is none; " + (f"did you mean /{close[0]}?" if close else "see /help"))
@@ -144,7 +153,7 @@ class Session:
         self.sampling = changed
 
 
-def converse(run: Run, sampling: SamplingConfig, *, first: str = "", precision: DecodePrecision = "auto") -> int:
+def converse(run: "Run", sampling: "SamplingConfig", *, first: str = "", precision: "DecodePrecision" = "auto") -> int:
     """Read lines until the user ends it.
 
     Args:

@@ -1,23 +1,20 @@
 """`Decoder`: a batch of slots in which sequences come and go; whoever drives it decides when."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from smalllm.errors import ConfigError
-from smalllm.generation.compiler import load_library
-from smalllm.generation.filters import Rows, draw_rows
-from smalllm.generation.native import NativeReader
+from smalllm.generation.filters import Report, Rows, draw_rows, log_probabilities
+from smalllm.generation.readers import Backend, open_reader
 from smalllm.generation.sampling import SamplingConfig, check_sampling, rows_of
 from smalllm.generation.text import TextStream
-from smalllm.generation.torch_reader import TorchReader
 from smalllm.model.gpt import GPT
 from smalllm.protocols import Tokenizer
 
-Backend = Literal["auto", "compiled", "torch"]
 FinishReason = Literal["stop", "length", "context"]
 MOST_SLOTS = 32
 """Sequences that `generate_tokens` decodes at once."""
@@ -46,9 +43,6 @@ class Event:
     n_dropped: int
     logprob: float | None = None
     alternatives: tuple[tuple[int, float], ...] = ()
-
-
-Reader = NativeReader | TorchReader
 
 
 @dataclass(slots=True)
@@ -96,7 +90,7 @@ class Decoder:
         eos_id: ends a sequence; also what an empty prompt starts from.
         tokenizer: for texts in events and stop texts.
         device: where the model is: cpu, cuda or mps.
-        precision: of the weights: fp32, tf32 (CUDA), bf16, or int8 (one scale per output; compiled decoder only).
+        precision: of the weights: fp32, bf16, tf32 and fp16 (CUDA), or int8 (compiled decoder only).
         backend: compiled: `decode.cpp`, on CPUs with a C++ compiler; torch: PyTorch; auto: the first that works.
         prompt_tokens: see above.
 
@@ -205,7 +199,7 @@ class Decoder:
             at = torch.tensor(slots, device=self._device)
             self._is_seen[at, drawn] = True
             self._counts[at, drawn] += 1
-        reports = _log_probabilities(logits, drawn, [s.sampling.logprobs for s in sequences])
+        reports = log_probabilities(logits, drawn, [s.sampling.logprobs for s in sequences])
         return [self._event(*of) for of in zip(slots, drawn.tolist(), reports, strict=True)]
 
     def _check(self, ids: Sequence[int], sampling: SamplingConfig) -> None:
@@ -284,7 +278,7 @@ class Decoder:
             self._is_seen = self._counts = None
         return rows
 
-    def _event(self, slot: int, token_id: int, report: tuple[float | None, tuple[tuple[int, float], ...]]) -> Event:
+    def _event(self, slot: int, token_id: int, report: Report) -> Event:
         sequence = self._sequences[slot]
         stream, is_end = sequence.stream, token_id == self._eos_id
         text = "" if stream is None or is_end else stream.add(token_id)
@@ -300,43 +294,3 @@ class Decoder:
             text += "" if stream is None else stream.end()
             self.remove(slot)
         return Event(slot, None if is_end else token_id, text, reason, sequence.start, *report)
-
-
-def open_reader(
-    model: GPT, *, n_slots: int, device: str, precision: str, backend: Backend
-) -> tuple[Literal["compiled", "torch"], Reader]:
-    """What reads for a decoder, and which it is.
-
-    Raises:
-        ConfigError: it cannot be had here.
-    """
-    why = load_library() if device == "cpu" and backend != "torch" else f"it runs on the CPU, not on {device}"
-    if backend != "torch" and not isinstance(why, str):
-        return "compiled", NativeReader(model, n_slots=n_slots, weights=precision)
-    if backend == "compiled":
-        raise ConfigError(f'backend = "compiled": {why}; use "auto" or "torch"')
-    if precision == "int8":
-        reason = why if backend == "auto" else 'and backend is "torch"'
-        raise ConfigError(f'precision = "int8": only the compiled decoder has it, {reason}; use "bf16" or "fp32"')
-    return "torch", TorchReader(model, n_slots=n_slots, weights=precision, device=device)
-
-
-def _log_probabilities(
-    logits: Tensor, drawn: Tensor, asked: Sequence[int | None]
-) -> list[tuple[float | None, tuple[tuple[int, float], ...]]]:
-    """For each row that asks: of the drawn token, and of the likeliest."""
-    if all(n is None for n in asked):
-        return [(None, ())] * len(asked)
-    logprobs = logits.float().log_softmax(-1)
-    chosen = logprobs.gather(1, drawn[:, None])[:, 0].tolist()
-    n_most = min(max(n or 0 for n in asked), logits.shape[-1])
-    values, ids = (found.tolist() for found in logprobs.topk(n_most))
-    return [
-        (None, ()) if n is None else (one, tuple(zip(i[:n], v[:n], strict=True)))
-        for n, one, i, v in zip(asked, chosen, ids, values, strict=True)
-    ]
-
-
-def of_sample(sampling: SamplingConfig, sample: int) -> SamplingConfig:
-    """The options of one of several samples: the same, with a seed of its own."""
-    return replace(sampling, seed=(sampling.seed * 1_000_003 + sample) % 2**63)

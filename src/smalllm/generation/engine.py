@@ -4,8 +4,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from smalllm.errors import ConfigError
-from smalllm.generation.decoder import MOST_SLOTS, Decoder, Event, of_sample
-from smalllm.generation.sampling import SamplingConfig, check_sampling
+from smalllm.generation.decoder import MOST_SLOTS, Decoder, Event
+from smalllm.generation.sampling import SamplingConfig, check_sampling, of_sample
 from smalllm.model.gpt import GPT
 
 

@@ -13,6 +13,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+Report = tuple[float | None, tuple[tuple[int, float], ...]]
+"""A token's log-probability, and the likeliest tokens with theirs; (None, ()) where nobody asked."""
 _CANDIDATES = 512  # likeliest tokens among which top-p is decided where that is possible, without sorting all
 
 
@@ -179,3 +181,19 @@ def draw_rows(
     target = uniforms.double()[:, None] * cumulative[:, -1:]
     drawn = (cumulative <= target).sum(-1).clamp(max=logits.shape[-1] - 1)
     return drawn if rows.greedy is None else torch.where(rows.greedy, logits.argmax(-1), drawn)
+
+
+def log_probabilities(
+    logits: Float[Tensor, "B V"], drawn: Int[Tensor, " B"], asked: Sequence[int | None]
+) -> list[Report]:
+    """Of the drawn tokens and of the likeliest, under the model itself, for each row that asks for so many."""
+    if all(n is None for n in asked):
+        return [(None, ())] * len(asked)
+    logprobs = logits.float().log_softmax(-1)
+    chosen = logprobs.gather(1, drawn[:, None])[:, 0].tolist()
+    n_most = min(max(n or 0 for n in asked), logits.shape[-1])
+    values, ids = (found.tolist() for found in logprobs.topk(n_most))
+    return [
+        (None, ()) if n is None else (one, tuple(zip(i[:n], v[:n], strict=True)))
+        for n, one, i, v in zip(asked, chosen, ids, values, strict=True)
+    ]

@@ -6,7 +6,7 @@ top-k, top-p, min-p. Temperature 0 is greedy.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -101,6 +101,11 @@ def check_sampling(config: SamplingConfig, *, vocab_size: int | None = None) -> 
         wrong = ["logit_bias: forbids every token; leave at least one"]
     if wrong:
         raise ConfigError(wrong)
+
+
+def of_sample(sampling: SamplingConfig, sample: int) -> SamplingConfig:
+    """The options of one of several samples: the same, with a seed of its own."""
+    return replace(sampling, seed=(sampling.seed * 1_000_003 + sample) % 2**63)
 
 
 def rows_of(configs: Sequence[SamplingConfig], *, vocab_size: int, device: str = "cpu") -> Rows:

@@ -23,7 +23,7 @@ class TorchReader:
     Args:
         model: on `device`.
         n_slots: sequences that are held at once.
-        weights: fp32, or bf16 for a copy of the matrices.
+        weights: fp32, tf32, or bf16 or fp16 for a copy of the matrices.
         device: cpu, cuda or mps.
         use_graphs: absent: on CUDA.
     """
@@ -31,9 +31,10 @@ class TorchReader:
     def __init__(
         self, model: GPT, *, n_slots: int, weights: str, device: str = "cpu", use_graphs: bool | None = None
     ) -> None:
-        self._model = _with_bf16_matrices(model) if weights == "bf16" else model
+        dtype = runtime.product_dtype(weights)
+        self._model = model if dtype == torch.float32 else _with_matrices(model, dtype)
         self._device, self._precision, self.vocab_size = device, weights, model.vocab_size
-        self._dtype = torch.bfloat16 if weights == "bf16" else torch.float32
+        self._dtype = dtype
         held = KVCache(
             model.config,
             n_sequences=n_slots,
@@ -105,7 +106,9 @@ class TorchReader:
 
     def _decode(self, ids: Tensor, positions: Tensor, slots: Tensor | None, n_keys: int) -> Tensor:
         cache = SlotCache(self._keys, self._values, positions, slots=slots, n_keys=n_keys)
-        with torch.autocast(self._device, dtype=torch.bfloat16, enabled=self._precision == "bf16", cache_enabled=False):
+        is_half = self._dtype != torch.float32
+        dtype = self._dtype if is_half else torch.bfloat16
+        with torch.autocast(self._device, dtype=dtype, enabled=is_half, cache_enabled=False):
             return self._model(ids, cache=cache)[:, 0].float()
 
 
@@ -142,10 +145,10 @@ def _groups(prompts: Sequence[int], rows: Sequence[Sequence[int]], *, one_by_one
     return groups
 
 
-def _with_bf16_matrices(model: GPT) -> GPT:
-    """A copy in which the matrices are BF16 already, so that they are not converted at every step."""
+def _with_matrices(model: GPT, dtype: torch.dtype) -> GPT:
+    """A copy in which the matrices are of this type already, so that they are not converted at every step."""
     half = copy.deepcopy(model)
     for module in half.modules():
         if isinstance(module, nn.Linear):  # a tied head gets a matrix of its own; the embedding stays FP32
-            module.weight = nn.Parameter(module.weight.detach().bfloat16(), requires_grad=False)
+            module.weight = nn.Parameter(module.weight.detach().to(dtype), requires_grad=False)
     return half
