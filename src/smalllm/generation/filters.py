@@ -15,7 +15,6 @@ from torch import Tensor
 
 Report = tuple[float | None, tuple[tuple[int, float], ...]]
 """A token's log-probability, and the likeliest tokens with theirs; (None, ()) where nobody asked."""
-_CANDIDATES = 512  # likeliest tokens among which top-p is decided where that is possible, without sorting all
 
 
 class Rows:
@@ -138,23 +137,31 @@ def _beyond_top_p(
     The order is that of the logits, before rounding can tie anything.
     """
     probabilities = scaled.softmax(-1)
-    is_off = top_p >= 1
-    top_p = torch.where(is_off, torch.inf, top_p)
-    if logits.is_cpu and logits.shape[-1] > 4 * _CANDIDATES:
-        found = logits.topk(_CANDIDATES, dim=-1)
-        ids, by_id = found.indices.sort(-1)
-        values, by_value = found.values.gather(-1, by_id).sort(dim=-1, descending=True, stable=True)
-        order = ids.gather(-1, by_value)
-        mass = probabilities.gather(-1, order)
-        is_cut = mass.cumsum(-1) - mass >= top_p
-        # Those that tie with the last candidate may tie with tokens that are none: the cut must come before them.
-        is_whole = (is_cut | (values > values[:, -1:])).all(-1, keepdim=True)
-        if bool((is_off | (is_whole & is_cut[:, -1:])).all()):
-            return ~is_off & torch.ones_like(logits, dtype=torch.bool).scatter(-1, order, is_cut)
+    if logits.is_cpu:
+        return torch.stack(
+            [_row_beyond_top_p(*row) for row in zip(logits, probabilities, top_p[:, 0].tolist(), strict=True)]
+        )
     order = logits.argsort(dim=-1, descending=True, stable=True)
     mass = probabilities.gather(-1, order)
-    is_cut = mass.cumsum(-1) - mass >= top_p  # the mass of the likelier tokens; 0 for the first
+    is_cut = mass.cumsum(-1) - mass >= torch.where(top_p >= 1, torch.inf, top_p)  # what is before; 0 for the first
     return is_cut.scatter(-1, order, is_cut)
+
+
+def _row_beyond_top_p(
+    logits: Float[Tensor, " V"], probabilities: Float[Tensor, " V"], top_p: float
+) -> Bool[Tensor, " V"]:
+    """The same for one row, sorting only what can be among them: all that are less likely than (1 - p) / V have less
+    than 1 - p together, so that the others reach p. Half of that leaves room for rounding.
+    """
+    if top_p >= 1:
+        return torch.zeros_like(logits, dtype=torch.bool)
+    ids = (probabilities >= (1 - top_p) / (2 * len(logits))).nonzero()[:, 0]  # in the order of the ids
+    order = ids[logits[ids].argsort(descending=True, stable=True)]
+    mass = probabilities[order]
+    is_kept = mass.cumsum(0) - mass < top_p
+    is_cut = torch.ones_like(logits, dtype=torch.bool)
+    is_cut[order[is_kept]] = False
+    return is_cut
 
 
 def draw_rows(
