@@ -1,6 +1,7 @@
 """The verbs of smalllm as functions: what the command line calls and `import smalllm` offers."""
 
 from smalllm.api.cluster import merge_parts, shard_writer
+from smalllm.api.explain import explain
 from smalllm.api.find_lr import find_lr
 from smalllm.api.inspect import inspect_data as inspect
 from smalllm.api.interop import export, import_model
@@ -15,6 +16,7 @@ from smalllm.run import load_run
 
 __all__ = [
     "evaluate",
+    "explain",
     "export",
     "find_lr",
     "generate",
