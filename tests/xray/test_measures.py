@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from smalllm.config import ModelConfig
+from smalllm.data.padded import IGNORED
 from smalllm.model.gpt import GPT
 from smalllm.xray.attention import distance_bins, looks
 from smalllm.xray.heads import pattern_scores, repeated_tokens, score_patterns
 from smalllm.xray.lens import logit_lens
-from smalllm.xray.positions import IGNORED, PositionLoss, position_loss
+from smalllm.xray.positions import PositionLoss, position_loss
 from smalllm.xray.residual import contributions
 from smalllm.xray.surprise import entropy_bits, surprise
 from smalllm.xray.trace import LayerTrace, Trace, trace
@@ -166,8 +167,8 @@ def test_pattern_scores_of_heads_made_by_hand() -> None:
     torch.testing.assert_close(scores[:, :3], torch.eye(3))
     chance = sum(1 / (start + n + i + 1) for i in range(n)) / n
     torch.testing.assert_close(scores[1:, 3], torch.full((2,), chance))
-    shifted = pattern_scores(heads, n_tokens=n, start=0)  # partner: one position off, nothing fits
-    assert shifted[2, 2] < 0.9 and shifted[1, 1] > 0.9 - 0.2
+    shifted = pattern_scores(heads, n_tokens=n, start=0)  # partner: not the places where copies are
+    assert shifted[2, 2] < 0.9 and shifted[1, 1] < 0.9
 
 
 @given(st.integers(2, 20), st.integers(0, 5), st.integers(1, 4))
@@ -228,7 +229,7 @@ def test_loss_by_position_is_the_loss_taken_apart(
     model = make_model(any_config)
     targets = token_ids.roll(-1, dims=1)
     targets[2, 9:] = IGNORED
-    found = position_loss(model, [(token_ids[:1], targets[:1]), (token_ids[1:], targets[1:])])
+    found = position_loss(model, iter([(token_ids[:1], targets[:1]), (token_ids[1:], targets[1:])]))
     with torch.no_grad():
         losses = F.cross_entropy(model(token_ids).transpose(1, 2), targets, reduction="none")
     torch.testing.assert_close(found.nats, losses.double().sum(dim=0))
@@ -253,3 +254,6 @@ def test_positions_count_from_the_start_of_documents(tiny_config: ModelConfig, m
 def test_buckets_double_and_leave_out_what_is_empty() -> None:
     found = PositionLoss(torch.ones(10, dtype=torch.float64), torch.tensor([1] * 8 + [0, 0]))
     assert [row[:2] for row in found.buckets()] == [(1, 1), (2, 2), (3, 4), (5, 8)]
+    part = PositionLoss(torch.ones(10, dtype=torch.float64), torch.tensor([1] * 6 + [0] * 4))
+    assert part.buckets()[-1] == (5, 6, 1.0)
+    assert PositionLoss(torch.zeros(3), torch.zeros(3, dtype=torch.int64)).buckets() == []

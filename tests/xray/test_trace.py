@@ -63,9 +63,7 @@ def test_the_stream_after_each_block_is_that_of_the_fast_pass(
     assert torch.equal(read_out(model, traced.stream), traced.logits)
 
 
-def test_attention_is_causal_and_sums_to_one(
-    any_config: ModelConfig, make_model: MakeModel, token_ids: Tensor
-) -> None:
+def test_attention_is_causal_and_sums_to_one(any_config: ModelConfig, make_model: MakeModel, token_ids: Tensor) -> None:
     for layer in trace(make_model(any_config), token_ids).layers:
         assert layer.attention.shape == (4, 4, 16, 16)
         assert torch.equal(layer.attention.triu(1), torch.zeros_like(layer.attention))

@@ -24,7 +24,7 @@ from smalllm.xray.surprise import surprise
 from smalllm.xray.trace import Trace, trace
 
 MAX_POSITIONS = 512  # of a traced text: attention weights take n_layers · n_heads · T² · 4 bytes
-_MAX_MAP_BYTES = 2_000_000  # of all attention maps, before compression; half of each is empty
+MAX_MAP_BYTES = 1_600_000  # of all attention maps, before compression; half of each is empty
 _POSITION_FLOPS = 4e12  # what the loss by position may cost: some seconds on a CPU
 _MAX_POSITION_TOKENS = 131_072
 
@@ -52,18 +52,18 @@ def explain(
         CheckpointError, RunError, TokenizerError: the path holds no usable run.
     """
     progress = progress or Silent()
-    _check_prompt(prompt)
     run = run if isinstance(run, Run) else load_run(run)
-    ids, notices = _cut(run, prompt)
-    found = explain_ids(run, prompt, ids, notices, progress)
+    found = look_inside(run, prompt, progress=progress)
     for notice in found.notices:
         progress.say(notice)
     write_explanation(found, out or run.dir.path / "explain")
     return found
 
 
-def explain_ids(run: Run, prompt: str, ids: list[int], notices: list[str], progress: Progress) -> Explanation:
-    """All measures of token ids that fit into the model; writes nothing."""
+def look_inside(run: Run, prompt: str, *, progress: Progress) -> Explanation:
+    """All measures of a prompt; writes nothing. Arguments and errors are those of `explain`."""
+    _check_prompt(prompt)
+    ids, notices = _cut(run, prompt)
     token_ids = torch.tensor([ids], device=run.device)
     traced = trace(run.model, token_ids)
     n_parameters = count_parameters(run.config.model, vocab_size=run.tokenizer.vocab_size)
@@ -176,7 +176,7 @@ def _parts(run: Run, traced: Trace) -> tuple[tuple[Part, ...], float]:
 def _maps(traced: Trace) -> NDArray[np.uint8]:
     """Attention weights of the first positions in 8 bits; the root keeps faint ones visible."""
     n_maps = len(traced.layers) * traced.layers[0].attention.shape[1]
-    n = min(traced.token_ids.shape[1], max(8, int((_MAX_MAP_BYTES / n_maps) ** 0.5)))
+    n = min(traced.token_ids.shape[1], max(8, int((MAX_MAP_BYTES / n_maps) ** 0.5)))
     small = [(255 * layer.attention[0, :, :n, :n].sqrt()).round().to(torch.uint8).cpu() for layer in traced.layers]
     return torch.stack(small).numpy()
 

@@ -7,12 +7,12 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from smalllm.api.held_out import HeldOut
+from smalllm.data.padded import IGNORED
 from smalllm.model.documents import find_documents
 from smalllm.reporting.explanation import Head, Repeated
 from smalllm.run import Run
 from smalllm.xray.attention import Looks, distance_bins, looks
 from smalllm.xray.heads import Patterns, score_patterns
-from smalllm.xray.positions import IGNORED
 from smalllm.xray.trace import Trace, trace
 
 MAX_LOOKED = 256  # positions of a window: distances beyond are not seen

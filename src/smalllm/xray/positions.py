@@ -13,10 +13,9 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from smalllm.data.padded import IGNORED
 from smalllm.model.documents import find_documents
 from smalllm.model.gpt import GPT
-
-IGNORED = -100  # a target that is padding
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +31,8 @@ class PositionLoss:
     counts: Int[Tensor, " T"]
 
     def buckets(self) -> list[tuple[int, int, float]]:
-        """Means over positions 1, 2, 3–4, 5–8, … as (first, last, loss [nats/token]); positions count from 1."""
-        rows, first, n = [], 1, len(self.counts)
+        """Means over positions 1, 2, 3–4, 5–8, …, counted from 1: (first, last, loss [nats/token])."""
+        rows, first, n = [], 1, 1 + max(self.counts.nonzero().flatten().tolist(), default=-1)
         while first <= n:
             last = min(n, max(first, 2 * (first - 1)))
             count = int(self.counts[first - 1 : last].sum())
