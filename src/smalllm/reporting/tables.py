@@ -98,7 +98,7 @@ def tasks(facts: RunFacts) -> str:
     rows = []
     for task, found in scores.items() if isinstance(scores, Mapping) else ():
         for key, value in found.items() if isinstance(found, Mapping) else ():
-            if key == "n" or key.endswith("_stderr"):
+            if key == "n" or key.endswith("_stderr") or isinstance(value, Mapping):
                 continue
             error = finite(found.get(f"{key}_stderr"))
             score = named(key, value) + ("" if error is None else f" ± {number(error)}")
