@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,6 @@ def test_what_is_found_and_written(folder: Path, tmp_path: Path) -> None:
     before = tree(folder)
     found = explain(folder / "run", PROMPT, out=tmp_path / "out")
     assert tree(folder) == before
-    assert {path.name for path in (tmp_path / "out").iterdir()} >= {"explain.html", "explain.json", "attention.png"}
     assert json.loads((tmp_path / "out/explain.json").read_text()) == json.loads(json.dumps(found.as_dict()))
     run = load_run(folder / "run")
     ids = torch.tensor([run.tokenizer.encode(PROMPT)])
@@ -109,6 +109,22 @@ def test_runs_on_documents_open_the_prompt(changes: dict[str, Any], tmp_path: Pa
 def test_the_best_checkpoint_or_one_that_is_named(folder: Path) -> None:
     checkpoint = sorted((folder / "run/checkpoints").glob("step-*"))[-1]
     assert look(checkpoint, PROMPT).checkpoint == checkpoint.name
+
+
+def test_files_and_keys_are_those_documented(folder: Path, tmp_path: Path) -> None:
+    explain(folder / "run", PROMPT, out=tmp_path)
+    page = (Path(__file__).parents[2] / "docs/formats.md").read_text(encoding="utf-8")
+    section = page.split("### explain/")[1].split("\n## ")[0]
+    assert {path.name for path in tmp_path.iterdir()} == set(re.findall(r"`(\w+\.(?:png|json|html))`", section))
+    stored = json.loads((tmp_path / "explain.json").read_text())
+    rows = re.findall(r"^\| ((?:`\w+` ?)+)\| (.*)$", section, flags=re.MULTILINE)
+    assert set(stored) == {key for keys, _ in rows for key in re.findall(r"\w+", keys)}
+    for keys, meaning in rows:
+        value = stored[re.findall(r"\w+", keys)[0]]
+        while isinstance(value, list) and value:
+            value = value[-1]
+        if isinstance(value, dict):
+            assert set(value) == set(re.findall(r"`(\w+)`", meaning))
 
 
 # --- what cannot be

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_MAX_TOKENS = 40  # along one axis of a picture
+_MAX_TOKENS = 96  # along one axis of a picture
 _MAX_WORD = 14
 _MAX_ROWS = 13  # of layers, and of heads, in one picture
 
@@ -82,7 +82,9 @@ def _surprise(found: Explanation) -> "Figure":
     axes.bar(range(len(tokens)), bits, color=shades, width=0.85)
     frame(axes)
     axes.grid(axis="x", visible=False)
-    axes.set_xticks(range(len(tokens)), [_word(token.text) for token in tokens], rotation=90, fontsize=8.5)
+    axes.set_xticks(
+        range(len(tokens)), [_word(token.text) for token in tokens], rotation=90, fontsize=min(8.5, 540 / len(tokens))
+    )
     axes.set_xlim(-0.7, len(tokens) - 0.3)
     axes.set_ylabel("surprise [bits]", color=COLOURS["muted"])
     _title(axes, f"Surprise by token · {Path(found.run).name} · mean {found.mean_bits:.2f} bits")
