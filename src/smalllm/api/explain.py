@@ -25,8 +25,8 @@ from smalllm.xray.trace import Trace, trace
 
 MAX_POSITIONS = 512  # of a traced text: attention weights take n_layers · n_heads · T² · 4 bytes
 MAX_MAP_BYTES = 1_600_000  # of all attention maps, before compression; half of each is empty
-_POSITION_FLOPS = 4e12  # what the loss by position may cost: some seconds on a CPU
-_MAX_POSITION_TOKENS = 131_072
+_POSITION_FLOPS = 2e12  # what the loss by position may cost: seconds on a CPU
+_MAX_POSITION_TOKENS = 65_536
 
 
 def explain(

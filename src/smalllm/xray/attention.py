@@ -89,7 +89,7 @@ def _sums(
     histogram.index_add_(1, bins.flatten(), by_pair)
     singles = [
         (by_pair * distances.flatten()).sum(dim=-1),
-        torch.special.entr(counted).sum(dim=(0, 2, 3)) / math.log(2),
+        -torch.xlogy(counted, counted).sum(dim=(0, 2, 3)) / math.log(2),
         (at_first * is_later[:, None]).sum(dim=(0, 2)),
     ]
     return torch.cat([torch.stack(singles, dim=-1), histogram], dim=-1)

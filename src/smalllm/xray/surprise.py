@@ -43,5 +43,5 @@ def surprise(logits: Float[Tensor, "T V"], token_ids: Int[Tensor, " T"], *, n_al
 
 def entropy_bits(logits: Float[Tensor, "... V"]) -> Float[Tensor, "..."]:
     """How unsure a prediction is: the surprise that it expects of itself [bits]; log2 V where it knows nothing."""
-    log_probs = logits.float().log_softmax(dim=-1)
-    return torch.special.entr(log_probs.exp()).sum(dim=-1) / math.log(2)
+    probabilities = logits.float().softmax(dim=-1)
+    return -torch.xlogy(probabilities, probabilities).sum(dim=-1) / math.log(2)
