@@ -7,10 +7,14 @@ import warnings
 from collections.abc import Iterator
 from io import StringIO
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from smalllm.reporting.draw import COLOURS, PLOTS, figure_of
 from smalllm.reporting.facts import RunFacts, read_facts
 from smalllm.rundir import RunDir
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 PNG_IN = (9.0, 4.8)
 PNG_DPI = 200
@@ -54,15 +58,25 @@ def svg_of(name: str, facts: RunFacts, *, size_in: tuple[float, float]) -> str:
         size_in: width and height; they decide how large the text is beside the curves [inches].
     """
     plot = next(plot for plot in PLOTS if plot.name == name)
-    buffer = StringIO()
     with settings(svg_salt=f"{name} {size_in}"):
         figure = figure_of(plot, facts, size_in=size_in, titled=False)
         if figure is None:
             return ""
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+        return svg_text(figure, title=plot.title)
+
+
+def svg_text(figure: "Figure", *, title: str) -> str:
+    """A figure as an `<svg>` element that suits the page; called within `settings(svg_salt=…)`.
+
+    Args:
+        figure: with colours from `draw.COLOURS` only.
+        title: for readers who do not see it.
+    """
+    buffer = StringIO()
+    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     svg = buffer.getvalue()
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
-    svg = re.sub(r'<svg [^>]*?(viewBox="[^"]*")[^>]*>', rf'<svg \1 role="img" aria-label="{plot.title}">', svg)
+    svg = re.sub(r'<svg [^>]*?(viewBox="[^"]*")[^>]*>', rf'<svg \1 role="img" aria-label="{title}">', svg)
     svg = re.sub(r"font: ([\d.]+px)[^;\"]*", r"font-size: \1", svg)
     used = set(re.findall(r'(?:href="|url\()#([\w-]+)', svg))
     svg = re.sub(r' id="([\w.-]+)"', lambda found: found[0] if found[1] in used else "", svg)
