@@ -6,11 +6,11 @@ from smalllm.api.inspect import inspect_data as inspect
 from smalllm.api.interop import export, import_model
 from smalllm.api.preparation import prepare
 from smalllm.api.quickstart import quickstart
+from smalllm.api.report import report
 from smalllm.api.runs import train
 from smalllm.api.scores import evaluate
 from smalllm.api.text import generate
 from smalllm.recipes import load_recipe, override, recipe_names
-from smalllm.reporting import write_report as report
 from smalllm.run import load_run
 
 __all__ = [
