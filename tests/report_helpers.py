@@ -98,7 +98,7 @@ def write_full_run(path: Path, name: str = "full") -> RunDir:
     return run
 
 
-def browse(page: Path, profile: Path) -> tuple[str, str]:
+def browse(page: Path | str, profile: Path) -> tuple[str, str]:
     """The page's elements after loading in headless Chromium, and what the console said."""
     assert CHROMIUM is not None
     options = [
@@ -117,7 +117,8 @@ def browse(page: Path, profile: Path) -> tuple[str, str]:
         "--virtual-time-budget=2000",
         "--dump-dom",
     ]
-    done = subprocess.run([CHROMIUM, *options, page.as_uri()], capture_output=True, text=True, check=True, timeout=60)
+    address = page if isinstance(page, str) else page.as_uri()
+    done = subprocess.run([CHROMIUM, *options, address], capture_output=True, text=True, check=True, timeout=60)
     return done.stdout, "\n".join(line for line in done.stderr.splitlines() if "CONSOLE" in line)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from report_helpers import train_row, write_full_run
+from report_helpers import browse, needs_chromium, train_row, write_full_run
 from smalllm import cli
 from smalllm.errors import RunError
 from smalllm.reporting import watch
@@ -105,3 +105,10 @@ def test_watching_what_is_no_run(tmp_path: Path, run: RunDir, capsys: pytest.Cap
     assert cli.main(["report", str(run.path), "--watch", "--out", str(tmp_path)]) == 2
     assert "leave out --out or --watch" in capsys.readouterr().err
     assert cli.main(["report"]) == 2 and "smalllm report RUN" in capsys.readouterr().err
+
+
+@pytest.mark.browser
+@needs_chromium
+def test_the_served_page_asks_for_news_without_complaint(served: tuple[RunDir, int], tmp_path: Path) -> None:
+    elements, complaints = browse(f"http://127.0.0.1:{served[1]}/", tmp_path / "profile")
+    assert complaints == "" and "Live: asked at " in elements and elements.count("<figure") == 7

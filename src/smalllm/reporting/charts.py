@@ -82,13 +82,13 @@ def _task_charts(drawn: Sequence[dict[str, Any]]) -> list[Chart]:
     found: dict[str, list[str]] = {}
     for run in drawn:
         for task, table in run["tasks"].items():
-            found.setdefault(task, list(table))
+            found.setdefault(task, []).extend(table)
     charts = []
     for task, keys in found.items():
-        measures = [key for key in keys if key not in ("step", "tokens", "elapsed_s")]
+        measures = [key for key in keys if key not in ("step", "tokens", "elapsed_s") and not key.endswith("_stderr")]
         key = next((key for key in _HEADLINE_MEASURES if key in measures), measures[0] if measures else None)
         if key is not None:
-            caption = "On a sample of its questions. A difference of less than about two standard errors may be luck."
+            caption = "On a sample of its questions, with standard errors: less than about two of them may be luck."
             charts.append(Chart(task, key, caption, key, "task", task=task))
     return charts
 

@@ -77,9 +77,9 @@ def columns(rows: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> Arrays:
 
 
 def task_measures(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The measures that the rows of one task hold, standard errors aside, in their order."""
+    """The measures that the rows of one task hold, and their standard errors, in their order."""
     found = {key: None for row in rows for key, value in row.items() if finite(value) is not None}
-    return [key for key in found if key not in _NOT_A_MEASURE and not key.endswith("_stderr")]
+    return [key for key in found if key not in _NOT_A_MEASURE]
 
 
 def thinned(table: Arrays, *, n_stretches: int) -> Columns:
@@ -109,7 +109,7 @@ def means(table: Arrays, *, n_stretches: int) -> Columns:
 
 
 def levels(facts: RunFacts) -> dict[str, list[tuple[str, Number]]]:
-    """What is drawn as a horizontal line, by metric: the unigram model, the floor, the clipping norm."""
+    """What is drawn as a horizontal line, by metric: the unigram model, the floor, the clipping norm, chance."""
     found: dict[str, list[tuple[str, Number]]] = {"loss": [], "bits_per_byte": [], "grad_norm": []}
     for name, loss, key in zip(("unigram model", "floor"), reference_losses(facts), ("unigram", "floor"), strict=True):
         if loss is not None:
@@ -117,6 +117,10 @@ def levels(facts: RunFacts) -> dict[str, list[tuple[str, Number]]]:
         bits = finite(dig(facts.result, f"{key}.bits_per_byte"))
         if bits is not None:
             found["bits_per_byte"].append((name, bits))
+    for row in facts.tasks:
+        chance = finite(row.get("chance"))
+        if chance is not None:
+            found[f"task {row.get('task')}"] = [("chance", chance)]
     clip = finite(dig(facts.config, "optim.clip_norm"))
     if clip:
         found["grad_norm"].append(("clipped to", clip))

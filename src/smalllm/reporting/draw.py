@@ -81,8 +81,8 @@ def _draw_loss(axes: "Axes", facts: RunFacts) -> None:
     if limits is None:
         return
     losses = curve(facts.train, "loss")
-    line_of(axes, losses, "raw", label="training", width=1.0)
-    line_of(axes, smooth(losses), "train", label="training, smoothed")
+    _line(axes, losses, "raw", label="training", width=1.0)
+    _line(axes, smooth(losses), "train", label="training, smoothed")
     _points(axes, curve(facts.val, "loss"))
     unigram, floor = reference_losses(facts)
     _level(axes, unigram, f"unigram model {number(unigram)}")
@@ -94,7 +94,7 @@ def _draw_perplexity(axes: "Axes", facts: RunFacts) -> None:
     limits = loss_limits(facts)
     if limits is None:
         return
-    line_of(axes, _perplexity(smooth(curve(facts.train, "loss"))), "train", label="training, smoothed")
+    _line(axes, _perplexity(smooth(curve(facts.train, "loss"))), "train", label="training, smoothed")
     _points(axes, _perplexity(curve(facts.val, "loss")))
     for loss, name, role in zip(reference_losses(facts), ("unigram model", "floor"), ("muted", "floor"), strict=True):
         if loss is not None:
@@ -107,7 +107,7 @@ def _draw_learning_rate(axes: "Axes", facts: RunFacts) -> None:
     from matplotlib.ticker import FuncFormatter
 
     rates = curve(facts.train, "lr")
-    line_of(axes, rates, "train")
+    _line(axes, rates, "train")
     if len(rates):
         axes.set_ylim(0, 1.08 * float(rates.values.max()) or 1)
         axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: scientific(y)))
@@ -117,8 +117,8 @@ def _draw_grad_norm(axes: "Axes", facts: RunFacts) -> None:
     norms = curve(facts.train, "grad_norm")
     if not len(norms):
         return
-    line_of(axes, norms, "raw", label="logged steps", width=1.0)
-    line_of(axes, bucket_medians(norms, n_buckets=min(60, 1 + len(norms) // 8)), "train", label="running median")
+    _line(axes, norms, "raw", label="logged steps", width=1.0)
+    _line(axes, bucket_medians(norms, n_buckets=min(60, 1 + len(norms) // 8)), "train", label="running median")
     clip = finite(dig(facts.config, "optim.clip_norm")) or None
     _level(axes, clip, f"clipped to {clip or 0:g}", role="val")
     shown = np.append(norms.values, clip) if clip else norms.values
@@ -136,7 +136,7 @@ def _draw_tokens_per_second(axes: "Axes", facts: RunFacts) -> None:
     speeds = curve(facts.train, "tokens_per_second")
     if not len(speeds):
         return
-    line_of(axes, speeds, "raw", label="since the last logged step", width=1.0)
+    _line(axes, speeds, "raw", label="since the last logged step", width=1.0)
     median = float(np.median(speeds.values))
     axes.axhline(median, color=COLOURS["train"], linewidth=1.5, linestyle=(0, (5, 3)), label=f"median {rate(median)}")
     axes.set_ylim(0, 1.12 * float(speeds.values.max()) or 1)
@@ -156,7 +156,7 @@ def _perplexity(losses: Curve) -> Curve:
     return Curve(losses.steps, np.exp(np.clip(losses.values, -50, 300)))
 
 
-def line_of(axes: "Axes", whole: Curve, role: str, *, label: str | None = None, width: float = 1.8) -> None:
+def _line(axes: "Axes", whole: Curve, role: str, *, label: str | None = None, width: float = 1.8) -> None:
     if len(whole):
         few = thin(whole, max_points=MAX_POINTS)
         marker = "o" if len(few) < 3 else None  # one point alone draws no line

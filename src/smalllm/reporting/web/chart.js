@@ -157,6 +157,12 @@ function drawLines(state, nRuns, levels) {
         if (!Number.isFinite(cx) || !Number.isFinite(cy)) continue;
         const dot = element("circle", { class: `dot${part}`, cx, cy, r: last - first <= 30 ? 3.2 : 2.2 });
         dot.style.fill = stroke;
+        if (one.error && isNumber(one.error[i])) {
+          const [y1, y2] = [y.pixel(one.y[i] - one.error[i]), y.pixel(one.y[i] + one.error[i])];
+          const whisker = element("line", { class: `whisker${part}`, x1: cx, x2: cx, y1: y1 || y2, y2 });
+          whisker.style.stroke = stroke;
+          group.append(whisker);
+        }
         group.append(dot);
       }
     }
@@ -168,7 +174,7 @@ function drawLines(state, nRuns, levels) {
 function describe(state, runs) {
   const { chart, page, legend, svg, caption, lines, y, events } = state;
   legend.replaceChildren();
-  if (page.data.runs.length === 1 && (lines.length > 1 || events.length)) {
+  if (page.data.runs.length === 1 && (lines.length > 1 || (events.length && chart.first))) {
     for (const one of lines) {
       const key = element("span", { class: `key ${one.what}` }, one.name);
       key.style.setProperty("--key", lookOf(one, true).stroke);
@@ -177,7 +183,7 @@ function describe(state, runs) {
   } else if (page.data.runs.length > 1 && chart.first) {
     legend.textContent = "Thick: training, smoothed. Dots: validation. Thin: single batches.";
   }
-  if (events.length) legend.append(element("span", { class: "key event" }, "event"));
+  if (events.length && chart.first) legend.append(element("span", { class: "key event" }, "event"));
   const ends = runs.map(([run, index]) => {
     const one = lines.filter((l) => l.index === index).pop();
     return one ? `${run.name}: ${one.name} from ${FORMS[chart.form](one.y[0])} to ${FORMS[chart.form](one.y[one.y.length - 1])}` : "";

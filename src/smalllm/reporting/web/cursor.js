@@ -1,5 +1,7 @@
 // Reading and zooming a chart with pointer, finger or keys.
 
+const MAX_TIP_ROWS = 14;
+
 function listen(state) {
   const { svg, page } = state;
   svg.addEventListener("pointerdown", (event) => {
@@ -89,24 +91,26 @@ function showTip(state, at) {
   const isSingle = page.data.runs.length === 1;
   for (const one of lines) {
     const i = nearest(one.x, at);
-    if (i < 0 || (!isSingle && one.what === "raw")) continue;
+    const beyond = Math.max(x.pixel(one.x[0]) - x.pixel(at), x.pixel(at) - x.pixel(one.x[one.x.length - 1]));
+    if (i < 0 || beyond > 12 || tip.childElementCount > MAX_TIP_ROWS || (!isSingle && one.what === "raw")) continue;
     const name = isSingle ? one.name : `${page.data.runs[one.index].name} · ${one.name}`;
+    const error = one.error && isNumber(one.error[i]) ? ` ± ${number(one.error[i])}` : "";
     const row = element("div", { class: "row" });
     const key = element("span", { class: `key ${one.what}` }, name);
     key.style.setProperty("--key", lookOf(one, isSingle).stroke);
-    row.append(key, element("span", { class: "value" }, FORMS[chart.form](one.y[i])));
+    row.append(key, element("span", { class: "value" }, FORMS[chart.form](one.y[i]) + error));
     tip.append(row);
   }
   for (const event of events) {
-    if (Math.abs(x.pixel(event.x) - x.pixel(at)) <= 6) tip.append(element("div", { class: "happened" }, `step ${count(event.step)}: ${event.text}`));
+    if (Math.abs(x.pixel(event.x) - x.pixel(at)) <= 6) tip.append(element("div", { class: "happened" }, `${isSingle ? "" : `${page.data.runs[event.index].name}, `}step ${count(event.step)}: ${event.text}`));
   }
   tip.hidden = false;
-  const scale = svg.clientWidth / svg.viewBox.baseVal.width;
-  const px = svg.offsetLeft + x.pixel(at) * scale;
-  const isRight = px > figure.clientWidth / 2;
+  const [frame, drawn] = [figure.getBoundingClientRect(), svg.getBoundingClientRect()];
+  const px = drawn.left - frame.left + x.pixel(at) * (drawn.width / svg.viewBox.baseVal.width);
+  const isRight = px > frame.width / 2;
   tip.style.left = isRight ? "auto" : `${px + 12}px`;
-  tip.style.right = isRight ? `${figure.clientWidth - px + 12}px` : "auto";
-  tip.style.top = `${svg.offsetTop + 14}px`;
+  tip.style.right = isRight ? `${frame.width - px + 12}px` : "auto";
+  tip.style.top = `${drawn.top - frame.top + 14}px`;
 }
 
 // All that the first line knows of the place: its step, tokens and time, or for several runs only the axis's own.

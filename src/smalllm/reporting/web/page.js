@@ -144,8 +144,11 @@ function takeOver(fresh) {
   }
   for (const one of document.querySelectorAll("details")) if (open.has(one.dataset.key)) one.open = open.get(one.dataset.key);
   document.title = fresh.title;
+  const kindOf = ({ charts, runs }) => JSON.stringify([charts, runs.map((run) => run.name)]);
+  const known = kindOf(page.data);
   page.data = readData(fresh);
-  buildCharts();
+  if (kindOf(page.data) === known) page.draw(); // keeps what the reader is at
+  else buildCharts();
 }
 
 buildCharts();

@@ -39,13 +39,15 @@ function smoothed(values, part) {
 function line(run, table, key, kind, look) {
   const xs = xsOf(run, table, kind);
   const values = look.values || table[key] || [];
-  const [x, y] = [[], []];
+  const errors = table[`${key}_stderr`];
+  const [x, y, error] = [[], [], errors ? [] : null];
   for (let i = 0; i < values.length; i++) {
     if (!isNumber(values[i]) || !isNumber(xs[i])) continue;
     x.push(xs[i]);
+    if (errors) error.push(errors[i]);
     y.push(look.isExponential ? Math.exp(Math.min(300, Math.max(-50, values[i]))) : values[i]);
   }
-  return { x, y, ...look };
+  return { x, y, error, ...look };
 }
 
 // All lines of one run in a chart: the raw values, the smoothed ones over them, the validation on top.
@@ -76,7 +78,7 @@ function linesOf(run, index, chart, view) {
 function levelsOf(runs, chart) {
   const levels = new Map();
   for (const run of runs) {
-    for (const [name, value] of (chart.rows !== "task" && run.levels[chart.key]) || []) {
+    for (const [name, value] of run.levels[chart.rows === "task" ? `task ${chart.task}` : chart.key] || []) {
       const drawn = chart.is_exponential ? Math.exp(Math.min(300, Math.max(-50, value))) : value;
       levels.set(`${name} ${number(drawn)}`, { name, value: drawn });
     }
