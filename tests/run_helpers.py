@@ -101,8 +101,9 @@ def train_until(step: int, config: RunConfig, out: Path, **arguments: Any) -> li
 
 
 def exact_rows(out: Path) -> list[dict[str, Any]]:
-    """The rows of a run without its clocks."""
-    return [{k: v for k, v in row.items() if k not in CLOCKS} for row in read_jsonl(RunDir(out).metrics)]
+    """The rows of a run without its clocks, and without what happened to it on the way."""
+    rows = [row for row in read_jsonl(RunDir(out).metrics) if row["split"] != "event"]
+    return [{k: v for k, v in row.items() if k not in CLOCKS} for row in rows]
 
 
 def final_files(out: Path) -> dict[str, str]:

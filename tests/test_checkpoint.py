@@ -175,7 +175,7 @@ def test_an_undamaged_checkpoint_is_not_set_aside(run: RunDir) -> None:
 
 def test_a_flipped_bit_would_be_believed_without_the_manifest(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
     flip_last(save(run, 1) / "model.safetensors")
-    monkeypatch.setattr(checkpoint, "_verify", lambda path, expected: None)
+    monkeypatch.setattr(checkpoint, "verify_file", lambda path, expected: None)
     assert not is_equal(load(run).model, tensors(1))
 
 
@@ -205,7 +205,7 @@ def test_unknown_state_fields_of_a_later_release_are_ignored(run: RunDir) -> Non
     (path / "state.json").write_text(json.dumps(kept))
     manifest = json.loads((path / "manifest.json").read_text())
     entry = manifest["files"]["state.json"]
-    entry["bytes"], entry["sha256"] = (path / "state.json").stat().st_size, checkpoint._sha256(path / "state.json")
+    entry["bytes"], entry["sha256"] = (path / "state.json").stat().st_size, checkpoint.sha256_of(path / "state.json")
     (path / "manifest.json").write_text(json.dumps(manifest))
     assert load_checkpoint(path).state.step == 1
 

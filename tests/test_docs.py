@@ -28,7 +28,7 @@ from smalllm.recipes import load_recipe, recipe_names
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
-TAKES_RECIPE = ("prepare", "train", "find-lr")
+TAKES_RECIPE = ("prepare", "train", "find-lr", "plan")
 
 
 def page(name: str) -> str:
@@ -76,7 +76,14 @@ def problem_with(command: str) -> str | None:
 def parse_as(name: str, arguments: list[str]) -> None:
     module = importlib.import_module(f"smalllm.cli.{name.replace('-', '_')}")
     if hasattr(module, "OPTIONS"):  # a command of commands: the next word says which
-        if arguments:
+        if arguments[:1] == ["train"] and len(arguments) == 1:
+            return
+        if arguments[:1] == ["train"]:
+            config, rest, _ = split_recipe(
+                ["stories" if "RECIPE" in arguments else arguments[1], *arguments[2:]], command="bench train"
+            )
+            parse(module.OPTIONS["train"], rest, command="bench train", config=config)
+        elif arguments:
             parse(module.OPTIONS[arguments[0]], arguments[1:], command=f"{name} {arguments[0]}")
         return
     options = module.Options

@@ -16,8 +16,8 @@ import smalllm
 SOURCE = Path(smalllm.__file__).parent
 FLOORS = (
     ("__init__", "errors", "protocols", "config", "problems", "recipes", "rundir"),
-    ("runtime", "tokenizers", "data", "model", "optim"),
-    ("checkpoint", "run"),
+    ("runtime", "sharded", "tokenizers", "data", "model", "optim"),
+    ("checkpoint", "checkpoint_manifest", "run"),
     ("training", "evaluation", "generation", "xray", "interop", "planning", "reporting", "tracking"),
     ("api",),
     ("cli", "serving", "__main__"),

@@ -20,6 +20,7 @@ __all__ = [
     "load_run",
     "merge_parts",
     "override",
+    "plan",
     "prepare",
     "quickstart",
     "recipe_names",

@@ -11,7 +11,6 @@ its manifest is set aside as `damaged-…` and the next older one is used. Never
 """
 
 import contextlib
-import hashlib
 import json
 import os
 import shutil
@@ -26,13 +25,14 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from smalllm.checkpoint_manifest import FORMAT, VERSION, read_manifest, sha256_of, sync_file, verify_file
 from smalllm.data.durable import sync_directory
 from smalllm.errors import CheckpointError
+from smalllm.optim.guards import FIRST_SCALE
 from smalllm.rundir import RunDir, write_text
+from smalllm.sharded import local, part_of
 
-FORMAT, VERSION = "smalllm-checkpoint", 1
 _FILES = ("model.safetensors", "optimizer.safetensors", "state.json")
-_DAMAGED = "the checkpoint is damaged: restore the file, or delete this checkpoint to use an older one"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,6 +57,16 @@ class TrainState:
     """Where it was reached."""
     n_worse: int = 0
     """Evaluations since then."""
+    n_refused: int = 0
+    """Updates refused in a row."""
+    losses: tuple[float, ...] = ()
+    """Of the last accepted updates, where spikes are looked for [nats/token]."""
+    grad_norms: tuple[float, ...] = ()
+    """Likewise."""
+    loss_scale: float = FIRST_SCALE
+    """What FP16 losses are multiplied by."""
+    n_scaled: int = 0
+    """Updates without overflow since it changed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,13 +200,15 @@ def load_checkpoint(path: Path) -> Checkpoint:
     Raises:
         CheckpointError: a file is missing, truncated or altered, or was written by a newer smalllm.
     """
-    manifest = _read_manifest(path)
+    manifest = read_manifest(path)
     for name in _FILES:
-        _verify(path / name, manifest["files"].get(name))
+        verify_file(path / name, manifest["files"].get(name))
     try:
         kept = json.loads((path / "state.json").read_text(encoding="utf-8"))
         known = {f.name for f in fields(TrainState)}
-        state = TrainState(**{k: v for k, v in kept["state"].items() if k in known})
+        found = {key: value for key, value in kept["state"].items() if key in known}
+        values: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in found.items()}
+        state = TrainState(**values)
         model = safetensors.torch.load_file(path / "model.safetensors")
         optimizer = safetensors.torch.load_file(path / "optimizer.safetensors")
     except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
@@ -222,7 +234,7 @@ def copy_parameters(model: torch.nn.Module, tensors: Mapping[str, Tensor], *, wh
                 f"{where}: {name} has shape {tuple(tensors[name].shape)}, the model wants {tuple(parameter.shape)}"
             )
         with torch.no_grad():
-            parameter.copy_(tensors[name])
+            local(parameter).copy_(part_of(tensors[name], parameter))
 
 
 def _rounded(state: TrainState) -> TrainState:
@@ -246,13 +258,13 @@ def _write_files(
         "format": FORMAT,
         "version": VERSION,
         "files": {
-            name: {"bytes": (directory / name).stat().st_size, "sha256": _sha256(directory / name)} for name in _FILES
+            name: {"bytes": (directory / name).stat().st_size, "sha256": sha256_of(directory / name)} for name in _FILES
         },
     }
     for name in _FILES:
-        _sync_file(directory / name)
+        sync_file(directory / name)
     (directory / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
-    _sync_file(directory / "manifest.json")
+    sync_file(directory / "manifest.json")
     sync_directory(directory)
 
 
@@ -260,41 +272,7 @@ def _portable(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
 
 
-def _read_manifest(path: Path) -> dict[str, Any]:
-    try:
-        manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
-        version, files = manifest["version"], manifest["files"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path / 'manifest.json'}: missing or damaged ({error}); {_DAMAGED}") from error
-    if manifest.get("format") != FORMAT or version > VERSION or not isinstance(files, dict):
-        raise CheckpointError(
-            f"{path}: format {manifest.get('format')!r} version {version}, "
-            f"this smalllm reads {FORMAT!r} up to version {VERSION}"
-        )
-    return dict(manifest)
-
-
-def _verify(path: Path, expected: Any) -> None:
-    if not isinstance(expected, dict) or not path.exists():
-        raise CheckpointError(f"{path}: missing; {_DAMAGED}")
-    found_bytes = path.stat().st_size
-    if found_bytes != expected.get("bytes"):
-        raise CheckpointError(f"{path}: has {found_bytes} bytes, its manifest says {expected.get('bytes')}; {_DAMAGED}")
-    if _sha256(path) != expected.get("sha256"):
-        raise CheckpointError(f"{path}: its sha256 is not the manifest's; {_DAMAGED}")
-
-
 def _named(run: RunDir, pointer: str) -> str | None:
     with contextlib.suppress(OSError):
         return (run.checkpoints / pointer).read_text(encoding="utf-8").strip()
     return None
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync_file(path: Path) -> None:
-    with open(path, "rb") as file:
-        os.fsync(file.fileno())

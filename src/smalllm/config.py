@@ -18,10 +18,14 @@ DataMode = Literal["shards", "stream"]
 HubReader = Literal["auto", "datasets"]
 TokenizerKind = Literal["gpt2", "sentencepiece", "huggingface", "bytes"]
 OptimizerKind = Literal["adamw", "muon"]
+Parallel = Literal["ddp", "fsdp"]
 Schedule = Literal["cosine", "linear", "hold", "constant"]
-Precision = Literal["auto", "fp32", "tf32", "bf16"]
+Precision = Literal["auto", "fp32", "tf32", "bf16", "fp16"]
 TrackerName = Literal["wandb", "tensorboard", "swanlab", "trackio"]
 DeviceChoice = Literal["auto", "cpu", "cuda", "mps"]
+
+TASK_NAMES = ("hellaswag", "hellaswag_nanogpt", "lambada", "blimp", "arc_easy", "piqa", "wikitext")
+"""What `eval.tasks` and `smalllm evaluate --tasks` know, besides the loss."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,8 +65,7 @@ class ModelConfig:
     rope_theta: float = 10_000.0
     """Base of the rotary frequencies."""
     init: Init = "gpt2"
-    """gpt2: N(0, 0.02), residual projections scaled by 1/sqrt(2 n_layers). zero: fan-in scaled normal
-    weights, residual projections and an untied head at zero."""
+    """gpt2: N(0, 0.02), residual projections smaller; zero: fan-in scaled, residual projections and untied head 0."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,16 +73,13 @@ class DataConfig:
     """Where the text comes from and where its tokens go."""
 
     path: str | None = None
-    """Data directory, written by `prepare` and read by `train`, or a folder of nanoGPT's, llm.c's or NumPy shards;
-    absent: data/RECIPE."""
+    """Data directory, or a folder of nanoGPT's, llm.c's or NumPy shards; absent: data/RECIPE."""
     source: Source = "files"
-    """stories: built-in grammar; python: your Python's standard library; files: your own; url: one download;
-    hub: a Hugging Face data set."""
+    """stories: built-in grammar; python: Python's library; files: your own; url: a download; hub: a data set."""
     files: tuple[str, ...] = ()
     """Text files, folders or globs (.txt .jsonl .parquet); given, they replace the recipe's source."""
     val_files: tuple[str, ...] = ()
-    """Files held out for validation; absent: val_fraction of the documents. With another program's shards: those that
-    are held out, in place of the files called val."""
+    """Files held out for validation; absent: val_fraction of the documents, or of foreign shards those called val."""
     separator: str | None = None
     """What stands between documents in a text file; absent: a file is one document."""
     text_column: str = "text"
@@ -188,17 +188,24 @@ class TrainConfig:
     max_minutes: float | None = None
     """Wall-clock minutes, turned into steps by timing a few before the run."""
     tokens_per_step: int = 16_384
-    """Tokens per update, padding included; a multiple of context_length x micro_batch_size."""
-    micro_batch_size: int | None = None
-    """Sequences per forward pass; absent: chosen for the device. It does not change what is learned."""
+    """Tokens per update, padding included; a multiple of context_length x micro_batch_size x processes."""
+    micro_batch_size: int | Literal["auto"] = "auto"
+    """Sequences per forward pass; auto: what the memory holds and the device likes. It changes nothing learned."""
+    memory: int | str | None = None
+    """Most memory that the run is planned for: "24GB", "800MB" or bytes; absent: what the device has free."""
     precision: Precision = "auto"
-    """Arithmetic of the matrix products; auto: bf16 where the processor has it, else fp32."""
+    """Arithmetic of the matrix products; auto: bf16 where it is native, fp16 on older NVIDIA GPUs, else fp32."""
     compile: bool | Literal["auto"] = "auto"
     """torch.compile; auto: when a compiler is there and the run is long enough to repay it."""
     device: DeviceChoice = "auto"
     """auto: cuda, else mps, else cpu."""
     threads: int | None = None
-    """CPU threads; absent: one per physical core."""
+    """CPU threads of each process; absent: one per physical core, divided among the processes of a machine."""
+    parallel: Parallel = "ddp"
+    """With torchrun, ddp: each process holds the whole model; fsdp: each holds a share of it and of the optimizer's
+    state."""
+    tensor_parallel: int = 1
+    """With torchrun: processes that share the matrices of a block and see the same windows."""
     init_from: str | None = None
     """Run or checkpoint whose weights, shape and tokenizer the run starts from; absent: new weights."""
     seed: int = 1337
@@ -211,6 +218,14 @@ class TrainConfig:
     """Newest checkpoints kept, besides the best."""
     log_every: int = 10
     """Steps between rows of metrics.jsonl."""
+    skip_spikes: float = 0.0
+    """Refuse updates whose loss or gradient norm is so many sigma above the mean of the last 128; 0: never."""
+    rewind_after: int = 5
+    """Refused updates in a row after which the run returns to its last checkpoint; 0: one not finite ends the run."""
+    activation_checkpointing: int = 0
+    """Every so-many-th block keeps its input only and is computed again in the backward pass; 0: none."""
+    loss_chunks: int = 1
+    """In how many parts the logits are made, one at a time; more need less memory where nothing is compiled."""
     patience: int = 0
     """Evaluations without a better validation loss before the run stops; 0: never."""
     overfit_one_batch: bool = False
@@ -227,6 +242,12 @@ class EvalConfig:
     """Validation tokens scored each time, the same ones every time."""
     final_tokens: int = 1_048_576
     """Validation tokens scored at the end of the run; 0: the whole split."""
+    tasks: tuple[str, ...] = ()
+    """Tasks scored at the end of the run, as NAME or NAME=PATH; see docs/metrics.md."""
+    tasks_every: int = 0
+    """Steps between scorings of the tasks during the run; 0: only at the end."""
+    task_examples: int = 200
+    """Questions of each task scored during the run, spread evenly over it; 0: all, as at the end."""
     sample_every: int = 0
     """Steps between samples; 0: only at the end."""
     sample_prompts: tuple[str, ...] = ("",)

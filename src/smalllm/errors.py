@@ -8,7 +8,9 @@
     ├── RunError           a run directory that cannot be used as asked
     ├── CheckpointError    no checkpoint that can be trusted
     ├── InteropError       a model of another program that cannot be taken in, or one that cannot be given out
-    └── NonFiniteError     a loss or gradient that is not a number; the weights are untouched
+    ├── DeviceMemoryError  memory did not hold a forward and backward pass; the weights are untouched
+    ├── NonFiniteError     a loss or gradient that is not a number; the weights are untouched
+    └── RankError          one of several processes that train together failed
 
 A message has three parts: what was found, what was expected, what to do. The command line prints it and
 exits with 1 (2 for `ConfigError`); anything that is not a `SmalllmError` is a bug and shows a traceback.
@@ -65,6 +67,10 @@ class InteropError(SmalllmError):
     """A model of another program that cannot be taken in, or one of ours that it could not hold or did not repeat."""
 
 
+class DeviceMemoryError(SmalllmError):
+    """A forward and backward pass for which memory was not enough; the weights are untouched."""
+
+
 class NonFiniteError(SmalllmError):
     """A loss or gradient norm that is not finite, found before it reached the weights.
 
@@ -75,3 +81,10 @@ class NonFiniteError(SmalllmError):
     def __init__(self, message: str, *, step: int) -> None:
         self.step = step
         super().__init__(message)
+
+
+class RankError(SmalllmError):
+    """One of several processes that train together failed.
+
+    The first one to fail says why; the others lost it and raise this without text.
+    """

@@ -1,11 +1,13 @@
 """What is wrong with a configuration: every problem at once, each with field, value and what is allowed."""
 
+import difflib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
-from smalllm.config import DataConfig, ModelConfig, OptimConfig, RunConfig, TrackConfig, TrainConfig
+from smalllm.config import TASK_NAMES, DataConfig, ModelConfig, OptimConfig, RunConfig, TrackConfig, TrainConfig
 from smalllm.errors import ConfigError
+from smalllm.recipes.resolve import memory_bytes
 
 _POSITIVE = "at least 1"
 _NOT_NEGATIVE = "0 or more"
@@ -18,7 +20,8 @@ _RANGES: dict[str, tuple[str, Any]] = {
             "model.n_layers", "model.n_heads", "model.n_kv_heads", "model.d_model", "model.d_head", "model.d_ff",
             "model.context_length", "data.stories", "data.shards", "data.shuffle_buffer", "data.shard_tokens",
             "data.workers", "tokenizer.vocab_size", "train.max_steps", "train.max_tokens", "train.tokens_per_step",
-            "train.micro_batch_size", "train.threads", "train.keep_checkpoints", "train.log_every", "eval.tokens",
+            "train.micro_batch_size", "train.loss_chunks", "train.tensor_parallel", "train.threads",
+            "train.keep_checkpoints", "train.log_every", "eval.tokens",
         ],
         (_POSITIVE, lambda v: v >= 1),
     ),
@@ -26,7 +29,8 @@ _RANGES: dict[str, tuple[str, Any]] = {
         [
             "optim.lr", "optim.muon_lr", "optim.weight_decay", "optim.clip_norm", "optim.warmup_steps",
             "train.save_every", "train.save_every_s", "train.patience",
-            "eval.every", "eval.sample_every", "eval.final_tokens",
+            "train.skip_spikes", "train.rewind_after", "train.activation_checkpointing",
+            "eval.every", "eval.sample_every", "eval.final_tokens", "eval.tasks_every", "eval.task_examples",
         ],
         (_NOT_NEGATIVE, lambda v: v >= 0),
     ),
@@ -59,7 +63,10 @@ def problems(config: RunConfig) -> list[str]:
         *_stream_problems(config.data, config.train),
         *_optim_problems(config.optim),
         *_batch_problems(config.train, config.model),
+        *_parallel_problems(config.train, config.model),
+        *task_problems(config.eval.tasks, field="eval.tasks"),
         *_track_problems(config.track),
+        *_memory_problems(config.train),
     ]
 
 
@@ -79,7 +86,7 @@ def _out_of_range(config: RunConfig) -> Iterator[str]:
     for name, (allowed, is_right) in _RANGES.items():
         section, key = name.split(".")
         value = getattr(getattr(config, section), key)
-        if value is not None and not (_is_finite(value) and is_right(value)):
+        if value not in (None, "auto") and not (_is_finite(value) and is_right(value)):
             yield f"{name} = {value}: must be {allowed}"
 
 
@@ -154,11 +161,25 @@ def _batch_problems(train: TrainConfig, model: ModelConfig) -> Iterator[str]:
             f"train.tokens_per_step = {train.tokens_per_step}: must be a multiple of "
             f"model.context_length = {context}, for example {nearest}"
         )
-    elif context >= 1 and train.micro_batch_size and train.tokens_per_step % (context * train.micro_batch_size):
+    elif context >= 1 and _cuts_badly(train.micro_batch_size, train.tokens_per_step // context):
         yield (
             f"train.micro_batch_size = {train.micro_batch_size}: must divide the "
             f"{train.tokens_per_step // context} windows of train.tokens_per_step = {train.tokens_per_step}"
         )
+
+
+def _parallel_problems(train: TrainConfig, model: ModelConfig) -> Iterator[str]:
+    n = train.tensor_parallel
+    if train.loss_chunks > 1 and (train.parallel == "fsdp" or n > 1):
+        yield f'train.loss_chunks = {train.loss_chunks}: needs the whole model in each process, train.parallel = "ddp"'
+    if n < 2:
+        return
+    for name in ("n_heads", "n_kv_heads", "d_ff"):
+        value = getattr(model, name)
+        if value is not None and value % n:
+            yield f"train.tensor_parallel = {n}: must divide model.{name} = {value}, which is shared out in equal parts"
+    if model.d_ff is None and model.mlp == "gelu" and 4 * model.d_model % n:
+        yield f"train.tensor_parallel = {n}: must divide model.d_ff = {4 * model.d_model}"
 
 
 def _track_problems(track: TrackConfig) -> Iterator[str]:
@@ -166,3 +187,37 @@ def _track_problems(track: TrackConfig) -> Iterator[str]:
         value = getattr(track, key)
         if value is not None and not value.strip():
             yield f'track.{key} = "{value}": must not be empty; leave it out for the default'
+
+
+def _cuts_badly(micro_batch_size: int | str, n_windows: int) -> bool:
+    return isinstance(micro_batch_size, int) and micro_batch_size >= 1 and n_windows % micro_batch_size != 0
+
+
+def _memory_problems(train: TrainConfig) -> Iterator[str]:
+    if train.memory is not None:
+        try:
+            memory_bytes(train.memory)
+        except ValueError as error:
+            yield f"train.memory = {error}"
+
+
+def task_problems(tasks: Iterable[str], *, field: str, allowed: tuple[str, ...] = TASK_NAMES) -> Iterator[str]:
+    """What is wrong with a list of tasks, each NAME or NAME=PATH.
+
+    Args:
+        tasks: as written by the user.
+        field: what they are called, for the sentence.
+        allowed: the names there are.
+    """
+    seen = set()
+    for task in tasks:
+        name, equals, path = task.partition("=")
+        if name not in allowed:
+            close = difflib.get_close_matches(name, allowed, n=1)
+            hint = f'; did you mean "{close[0]}"?' if close else ""
+            yield f"{field} has {name!r}: must be one of {', '.join(allowed)}{hint}"
+        elif name in seen:
+            yield f"{field} has {name} twice: one result would hide the other"
+        elif equals and not path:
+            yield f"{field} has {task!r}: nothing stands after the =; give a file, a folder or a URL"
+        seen.add(name)

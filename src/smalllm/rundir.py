@@ -5,8 +5,9 @@
 
 `metrics.jsonl` has one JSON object per line. Train rows: step, tokens, elapsed_s, loss, loss_ema [nats/token], lr,
 grad_norm, step_time_s, tokens_per_second, mfu [share of peak], peak_memory_bytes. Val rows: step, tokens, elapsed_s,
-loss [nats/token], perplexity, bits_per_token, bits_per_byte, accuracy [share]. A train row at step s holds the loss
-of the batch, and the rate, that made update s-1 -> s; a val row at s describes the model after s updates.
+loss [nats/token], perplexity, bits_per_token, bits_per_byte, accuracy [share]. Task rows: step, tokens, elapsed_s,
+task, and its measures. A train row at step s holds the loss of the batch, and the rate, that made update s-1 -> s; a
+val row or a task row at s describes the model after s updates.
 """
 
 import contextlib
@@ -68,6 +69,17 @@ class RunDir:
     @property
     def result(self) -> Path:
         return self.path / "result.json"
+
+
+def is_launched() -> bool:
+    """Whether torchrun started this process together with others."""
+    names = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    return all(name in os.environ for name in names) and int(os.environ["WORLD_SIZE"]) > 1
+
+
+def is_other_rank() -> bool:
+    """Whether it is one of those that neither write the run nor speak: every rank but 0."""
+    return is_launched() and os.environ["RANK"] != "0"
 
 
 @contextlib.contextmanager

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 import smalllm
 from run_helpers import StopAt, exact_rows, final_files, prepared_config, tiny_config, train_until
+from smalllm.api.batches import make_batches
 from smalllm.api.data import prepare_command
-from smalllm.api.sitting import make_batches, sit_down
+from smalllm.api.sitting import sit_down
 from smalllm.config import RunConfig
 from smalllm.data.padded import IGNORED, index_documents
 from smalllm.data.shards import open_split, read_manifest
@@ -119,7 +120,7 @@ def test_a_step_of_padded_windows_has_whole_documents_and_counts_their_tokens(
         sitting = sit_down(run, config, None, stored=False, changes={}, command="", progress=StopAt(0))
     counts = []
     for cursor in (0, 8):
-        for inputs, targets in make_batches(sitting)(cursor):
+        for inputs, targets in make_batches(sitting.config, sitting.windows, sitting.feed, sitting.ranks)(cursor):
             assert inputs.shape == targets.shape == (4, CONTEXT) and (inputs[:, 0] == EOS).all()
             counts.append(int((targets != IGNORED).sum()))
             for row in targets.tolist():

@@ -308,8 +308,21 @@ def test_bad_sampling(here: Path, capsys: Captured, words: list[str], says: str)
 
 
 def test_bad_tasks(here: Path, capsys: Captured) -> None:
-    assert "tasks = hellaswag: must be loss" in complaint(capsys, "evaluate", "run", "--tasks", "hellaswag", code=2)
-    assert "tasks = none" in complaint(capsys, "evaluate", "run", "--tasks", "", code=2)
+    cases = {
+        "helaswag": 'did you mean "hellaswag"?',
+        "": "tasks is empty: name some of loss, hellaswag",
+        "piqa=a.jsonl,piqa=b.jsonl": "tasks has piqa twice",
+        "blimp=": "nothing stands after the =",
+        "loss=text.txt": "the text is given by --text FILE",
+    }
+    for tasks, says in cases.items():
+        assert says in complaint(capsys, "evaluate", "run", "--tasks", tasks, code=2)
+    both = ("--text", "a.txt", "--data", "data")
+    assert "both say what to score" in complaint(capsys, "evaluate", "run", *both, code=2)
+    assert "for the task loss" in complaint(capsys, "evaluate", "run", "--text", "a.txt", "--tasks", "piqa", code=2)
+    assert "stride = 0: must be from 1" in complaint(capsys, "evaluate", "run", "--stride", "0", code=2)
+    assert "blimp=no.jsonl: no such file" in complaint(capsys, "evaluate", "run", "--tasks", "blimp=no.jsonl", code=1)
+    assert "eval.tasks has 'loss'" in complaint(capsys, "train", "shakespeare", "--eval.tasks", "loss", code=2)
 
 
 def test_places_that_cannot_be_written(here: Path, capsys: Captured) -> None:

@@ -214,7 +214,7 @@ def test_evaluate(capsys: Captured, out: Path) -> None:
     loss = result["results"]["loss"]
     assert {"loss", "perplexity", "bits_per_token", "bits_per_byte", "accuracy"} <= set(loss)
     assert call("evaluate", str(out)) == 0
-    assert f"loss           {loss['loss']:.4f} nats/token" in capsys.readouterr().out
+    assert f"loss           {loss['loss']:.4f} ± {loss['loss_stderr']:.4f}" in capsys.readouterr().out
 
 
 def test_generate(capsys: Captured, out: Path) -> None:

@@ -23,7 +23,7 @@ from smalllm.optim.schedule import lr_scale
 from smalllm.training.clock import Clock
 from smalllm.training.loop import EMA_ALPHA, Outcome, Parts, run_loop
 from smalllm.training.signals import stop_signals
-from smalllm.training.step import make_loss_function
+from smalllm.training.step import LossFunction, make_loss_function
 from smalllm.training.warmup import run_once, time_update
 
 VOCAB, CONTEXT, WINDOWS = 11, 8, 6
@@ -64,6 +64,7 @@ class Sitting:
     state: TrainState = field(default_factory=TrainState)
     val_losses: Sequence[float] | None = None
     on_row: Callable[[Mapping[str, Any]], None] = lambda row: None
+    loss_function: LossFunction = LOSS
     rows: list[dict[str, Any]] = field(default_factory=list)
     events: list[str] = field(default_factory=list)
     saved: dict[int, tuple[TrainState, dict[str, Tensor], dict[str, Tensor]]] = field(default_factory=dict)
@@ -93,6 +94,14 @@ class Sitting:
         self.events.append(f"save {state.step}{' best' if is_best else ''}")
         self.saved[state.step] = copy.deepcopy((state, self.model.state_dict(), optimizer_tensors(self.optimizers)))
 
+    def rewind(self) -> TrainState | None:
+        if not self.saved:
+            return None
+        state, weights, moments = self.saved[max(self.saved)]
+        self.model.load_state_dict(weights)
+        load_optimizer_tensors(self.optimizers, moments)
+        return state
+
     def row(self, row: Mapping[str, Any]) -> None:
         self.events.append(f"{row['split']} {row['step']}")
         self.rows.append(dict(row))
@@ -105,12 +114,14 @@ class Sitting:
 
     def run(self) -> Outcome:
         parts = Parts(
-            loss_function=LOSS,
+            loss_function=self.loss_function,
             batches=self.batches,
             evaluate=self.evaluate,
             sample=lambda step: self.events.append(f"sample {step}"),
             save=self.save,
             row=self.row,
+            event=lambda state, what: self.events.append(f"event {state.step}: {what}"),
+            rewind=self.rewind,
             flops_per_step=10**6,
             peak_flops=1e9,
         )
@@ -317,7 +328,7 @@ def test_a_longer_run_goes_on_from_a_complete_one() -> None:
 
 def poisoned(step: int, value: float) -> tuple[Sitting, dict[str, Tensor]]:
     """A sitting that gets a bad weight after a step, and the weights from then on."""
-    sitting = Sitting(config=with_eval(every=0))
+    sitting = Sitting(config=with_train(with_eval(every=0), rewind_after=0))
     weights: dict[str, Tensor] = {}
 
     def on_row(row: Mapping[str, Any]) -> None:

@@ -65,8 +65,8 @@ def constant_rate(lr: float, optim: OptimConfig) -> float:
     set_lr(optimizers, lr / optim.lr)
     losses = []
     for step in range(60):
-        loss, _, _ = train_step(model, optimizers, batches(step * WINDOWS), LOSS, seed=1, step=step, clip_norm=1.0)
-        losses.append(loss)
+        update = train_step(model, optimizers, batches(step * WINDOWS), LOSS, seed=1, step=step, clip_norm=1.0)
+        losses.append(update.loss)
     return float(np.mean(losses[-10:]))
 
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from smalllm.config import ModelConfig
 from smalllm.data.padded import IGNORED
 from smalllm.model.gpt import GPT
+from smalllm.model.init import init_weights
 from smalllm.training.step import LossFunction, make_loss_function, train_step
 
 MakeModel = Callable[..., GPT]
@@ -32,7 +33,9 @@ def update(
     before = [p.detach().clone() for p in model.parameters()]
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
     found = train_step(model.train(), [optimizer], micro_batches, loss_function, seed=0, step=0, clip_norm=0.0)
-    return found, [p.detach() - b for p, b in zip(model.parameters(), before, strict=True)]
+    return (found.loss, found.grad_norm, found.n_targets), [
+        p.detach() - b for p, b in zip(model.parameters(), before, strict=True)
+    ]
 
 
 def test_micro_batches_of_padded_windows_are_one_big_batch(
@@ -96,3 +99,57 @@ def test_the_mask_reaches_the_model(tiny_config: ModelConfig, make_model: MakeMo
     plain = LOSS(model, token_ids, targets).item()
     assert masked(model, token_ids, targets).item() != pytest.approx(plain, rel=1e-4)
     assert absent(model, token_ids, targets).item() == pytest.approx(plain, rel=1e-6)
+
+
+@pytest.mark.parametrize("n_chunks", [2, 5, 100])
+def test_the_loss_in_parts_is_the_loss(n_chunks: int) -> None:
+    model = GPT(ModelConfig(n_layers=1, n_heads=2, d_model=16, context_length=16), vocab_size=70)
+    init_weights(model, seed=1)
+    inputs, targets = some_padded()
+    in_parts = make_loss_function("cpu", "fp32", compile_it=False, n_chunks=n_chunks)
+    whole, whole_gradients = gradients_of(model, LOSS(model, inputs, targets))
+    found, gradients = gradients_of(model, in_parts(model, inputs, targets))
+    torch.testing.assert_close(found, whole)
+    for gradient, expected in zip(gradients, whole_gradients, strict=True):
+        torch.testing.assert_close(gradient, expected)
+    other, _ = gradients_of(model, in_parts(model, inputs, targets.roll(1, 0)))
+    assert abs(float(other) - float(whole)) > 1e-4  # the partner: other targets are seen
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
+@pytest.mark.parametrize("every", [1, 2])
+def test_activations_computed_again_change_nothing(every: int, dropout: float) -> None:
+    config = ModelConfig(n_layers=3, n_heads=2, d_model=16, context_length=16, dropout=dropout)
+    model = GPT(config, vocab_size=70).train()
+    init_weights(model, seed=1)
+    inputs, targets = some_padded()
+
+    def run() -> tuple[Tensor, list[Tensor]]:
+        torch.manual_seed(3)
+        return gradients_of(model, LOSS(model, inputs, targets))
+
+    kept, kept_gradients = run()
+    model.recompute_every = every
+    counter, hook = (
+        [0],
+        model.blocks[0].mlp.register_forward_pre_hook(lambda *_: counter.__setitem__(0, counter[0] + 1)),
+    )
+    again, gradients = run()
+    hook.remove()
+    assert counter == [2]  # the partner: the block really ran twice
+    assert torch.equal(kept, again)
+    assert all(torch.equal(a, b) for a, b in zip(gradients, kept_gradients, strict=True))
+
+
+def some_padded() -> tuple[Tensor, Tensor]:
+    tokens = torch.randint(70, (4, 17), generator=torch.Generator().manual_seed(2))
+    targets = tokens[:, 1:].clone()
+    for row, length in zip(targets, LENGTHS, strict=True):
+        row[length:] = IGNORED
+    return tokens[:, :-1], targets
+
+
+def gradients_of(model: GPT, loss: Tensor) -> tuple[Tensor, list[Tensor]]:
+    model.zero_grad()
+    loss.backward()
+    return loss.detach(), [p.grad.clone() for p in model.parameters() if p.grad is not None]

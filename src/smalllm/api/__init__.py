@@ -1,14 +1,15 @@
 """The verbs of smalllm as functions: what the command line calls and `import smalllm` offers."""
 
 from smalllm.api.cluster import merge_parts, shard_writer
+from smalllm.api.evaluation import evaluate
 from smalllm.api.find_lr import find_lr
 from smalllm.api.inspect import inspect_data as inspect
 from smalllm.api.interop import export, import_model
+from smalllm.api.plan import plan
 from smalllm.api.preparation import prepare
 from smalllm.api.quickstart import quickstart
 from smalllm.api.report import report
 from smalllm.api.runs import train
-from smalllm.api.scores import evaluate
 from smalllm.api.text import generate
 from smalllm.recipes import load_recipe, override, recipe_names
 from smalllm.run import load_run
@@ -24,6 +25,7 @@ __all__ = [
     "load_run",
     "merge_parts",
     "override",
+    "plan",
     "prepare",
     "quickstart",
     "recipe_names",

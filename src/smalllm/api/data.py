@@ -17,8 +17,10 @@ from smalllm.data.download import fetch_url
 from smalllm.data.foreign import is_foreign
 from smalllm.data.foreign_formats import SUFFIXES
 from smalllm.data.manifest import Manifest, read_manifest
+from smalllm.data.shards import open_split
 from smalllm.data.sources import expand_files, read_files, read_python_library, read_whole_text
 from smalllm.data.stories import fingerprint, stories
+from smalllm.data.windows import Windows, open_windows
 from smalllm.errors import ConfigError, DataError, TokenizerError
 from smalllm.protocols import Progress, Silent, Tokenizer
 from smalllm.recipes import load_recipe
@@ -142,6 +144,21 @@ def load_data(
             f"but tokenizer/ holds {own.kind} {own.fingerprint}; prepare the data again"
         )
     return manifest, own
+
+
+def training_windows(config: RunConfig, data: Path, manifest: Manifest, *, progress: Progress) -> Windows:
+    """The windows of the training split, as the configuration packs them; what is odd about them is told."""
+    windows = open_windows(
+        open_split(data, manifest, "train"),
+        packing=config.data.packing,
+        context_length=config.model.context_length,
+        eos_id=manifest.tokenizer.eos_id,
+    )
+    if windows.notice:
+        progress.say(windows.notice)
+    if config.data.document_mask and manifest.splits["train"].documents == 1:
+        progress.say("data.document_mask = true changes nothing: the training text is one document")
+    return windows
 
 
 def _quoted(word: str) -> str:

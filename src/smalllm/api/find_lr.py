@@ -7,9 +7,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from smalllm.api.batches import make_batches
 from smalllm.api.data import data_path, prepare_command
 from smalllm.api.runs import open_sitting
-from smalllm.api.sitting import Sitting, make_batches
+from smalllm.api.sitting import Sitting
 from smalllm.config import RunConfig
 from smalllm.data.manifest import MANIFEST_NAME
 from smalllm.errors import ConfigError, DataError
@@ -105,7 +106,7 @@ def _measure(sitting: Sitting, rates: list[float], progress: Progress) -> RangeT
         return run_range_test(
             sitting.model,
             sitting.optimizers,
-            make_batches(sitting),
+            make_batches(sitting.config, sitting.windows, sitting.feed, sitting.ranks),
             sitting.loss_function,
             rates=rates,
             peak_lr=config.optim.lr,

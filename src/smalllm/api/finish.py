@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from smalllm.api.scores import Exam, examine
+from smalllm.api.tasks import run_tasks
 from smalllm.api.text import generate
 from smalllm.data.manifest import Manifest
 from smalllm.data.shards import open_split
@@ -27,17 +28,18 @@ def finish_run(run: RunDir, data: Path, manifest: Manifest, *, progress: Progres
         result = read_json(run.result)
     else:
         progress.say("evaluating the best checkpoint")
-        result = _result(run, data, manifest)
+        result = _result(run, data, manifest, progress)
         write_json(run.result, result)
     write_report(run)
     return result
 
 
-def _result(run: RunDir, data: Path, manifest: Manifest) -> dict[str, Any]:
+def _result(run: RunDir, data: Path, manifest: Manifest, progress: Progress) -> dict[str, Any]:
     loaded = load_run(run.path)
     config = loaded.config
     exam = Exam(data, manifest, loaded.tokenizer, config, max_tokens=config.eval.final_tokens)
     measures = examine(loaded, exam, open_split(data, manifest, "train"))
+    tasks = run_tasks(loaded, config.eval.tasks, progress=progress)
     rows = [row for row in read_jsonl(run.metrics) if row["split"] == "train"]
     result: dict[str, Any] = {
         "recipe": config.recipe,
@@ -52,7 +54,7 @@ def _result(run: RunDir, data: Path, manifest: Manifest) -> dict[str, Any]:
         "device": read_json(run.environment).get("device"),
         "val": {k: measures[k] for k in ("loss", "perplexity", "bits_per_token", "bits_per_byte", "accuracy")},
         "unigram": measures["unigram"],
-        "tasks": {},
+        "tasks": tasks,
     }
     if "floor" in measures:
         result["floor"] = measures["floor"]

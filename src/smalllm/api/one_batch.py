@@ -1,6 +1,7 @@
 """A run on one batch (`train.overfit_one_batch`): what it can reach, and whoever says whether it does."""
 
-from smalllm.api.sitting import Sitting, make_batches
+from smalllm.api.batches import make_batches
+from smalllm.api.sitting import Sitting
 from smalllm.protocols import Progress
 from smalllm.rundir import read_jsonl
 from smalllm.training.overfit import Watch, lowest_loss
@@ -9,7 +10,7 @@ from smalllm.training.overfit import Watch, lowest_loss
 def watch_one_batch(sitting: Sitting, progress: Progress) -> Watch:
     """Look at the batch that the run repeats, and at the rows that it has already."""
     config = sitting.config
-    micro_batches = make_batches(sitting)(sitting.state.cursor)
+    micro_batches = make_batches(sitting.config, sitting.windows, sitting.feed, sitting.ranks)(sitting.state.cursor)
     eos_id = sitting.tokenizer.eos_id if config.data.document_mask else None
     lowest = lowest_loss(micro_batches, eos_id=eos_id)
     n_windows = sum(len(inputs) for inputs, _ in micro_batches)

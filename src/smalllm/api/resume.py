@@ -16,9 +16,11 @@ from smalllm.rundir import RunDir
 _MAY_CHANGE = {
     "train.max_steps", "train.max_tokens", "train.max_epochs", "train.max_minutes", "train.save_every",
     "train.save_every_s", "train.keep_checkpoints", "train.log_every", "train.patience", "train.device",
-    "train.threads", "train.compile", "optim.lr", "optim.muon_lr", "optim.min_lr_ratio", "optim.schedule",
+    "train.threads", "train.compile", "train.parallel", "train.tensor_parallel",
+    "optim.lr", "optim.muon_lr", "optim.min_lr_ratio", "optim.schedule",
     "optim.warmup_steps", "optim.warmup_fraction", "optim.decay_fraction", "eval.every", "eval.tokens",
-    "eval.sample_every", "eval.sample_prompts", "eval.final_tokens", "data.path", "data.val_files",
+    "eval.sample_every", "eval.sample_prompts", "eval.final_tokens", "eval.tasks", "eval.tasks_every",
+    "eval.task_examples", "data.path", "data.val_files",
     "track.trackers", "track.project", "track.name",
 }  # fmt: skip
 _LENGTHS = ("train.max_steps", "train.max_tokens", "train.max_epochs", "train.max_minutes")

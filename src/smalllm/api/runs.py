@@ -1,19 +1,27 @@
 """`train`: one run from its configuration to its report. Wires data, model, loop, evaluation and files together."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from smalllm.api.batches import make_batches
 from smalllm.api.data import prepare_command
 from smalllm.api.finish import finish_run
+from smalllm.api.fitting import shrinker
 from smalllm.api.one_batch import watch_one_batch
 from smalllm.api.origin import adopt, check_data, data_command, lower_rates, open_origin
 from smalllm.api.resume import facts_of, opened_config
-from smalllm.api.sitting import Sitting, make_batches, sit_down
+from smalllm.api.sitting import Sitting, sit_down
 from smalllm.api.stream import position_facts
+from smalllm.api.tasks import open_tasks, score_sample
+from smalllm.api.together import load_same, score_together
 from smalllm.checkpoint import (
     TrainState,
     checkpoint_paths,
+    copy_parameters,
     mark_best,
     prune_checkpoints,
     save_checkpoint,
@@ -24,13 +32,15 @@ from smalllm.generation.engine import generate_tokens
 from smalllm.generation.sampling import SamplingConfig
 from smalllm.generation.text import prompt_ids
 from smalllm.model.count import flops_per_token
-from smalllm.optim.optimizers import optimizer_tensors
+from smalllm.optim.optimizers import load_optimizer_tensors, optimizer_tensors
 from smalllm.problems import check
 from smalllm.protocols import Progress, Silent
-from smalllm.rundir import RunDir, append_jsonl, locked
+from smalllm.rundir import RunDir, append_jsonl, is_other_rank, locked, rewind_jsonl
 from smalllm.tracking.followers import Hear, following
 from smalllm.tracking.names import check_installed
+from smalllm.training.distributed import ALONE, Ranks, joined
 from smalllm.training.loop import Outcome, Parts, run_loop
+from smalllm.training.parallel import whole_model, whole_tensors
 
 _SAMPLE_TOKENS = 200
 
@@ -56,35 +66,54 @@ def train(
         progress: who is told how it goes.
 
     Returns:
-        What `result.json` holds. A run stopped by a signal is saved and has the key "stopped".
+        What `result.json` holds; nothing in ranks other than 0. A run stopped by a signal is saved and has the key
+        "stopped".
 
     Raises:
         ConfigError: the configuration has problems, or a field may not change: on a resume, or against
             `train.init_from`.
         RunError: `out` holds another run, or another process is writing it.
-        DataError, TokenizerError, CheckpointError, NonFiniteError: see `errors`.
+        DataError, TokenizerError, CheckpointError, NonFiniteError, RankError: see `errors`.
     """
     run, progress = RunDir(out or Path("runs") / config.recipe), progress or Silent()
-    with locked(run):
+    if is_other_rank():
+        progress = Silent()
+    with nullcontext() if is_other_rank() else locked(run), ExitStack() as stack:
         if run.config.exists() and not resume:
             raise RunError(f"{run.path}: holds a run already; continue it with --resume, or choose another --out")
-        sitting = open_sitting(run, config, changes=changes or {}, name=name or config.recipe, progress=progress)
-        is_done = sitting.is_complete and run.result.exists()
-        if not is_done:
-            run.result.unlink(missing_ok=True)  # of a shorter run that now goes on
-        track = sitting.config.track
-        with following(run, track.trackers, project=track.project, name=track.name, notice=progress.say) as hear:
+        with joined() as ranks:
+            sitting = open_sitting(
+                run, config, changes=changes or {}, name=name or config.recipe, progress=progress, ranks=ranks
+            )
+            is_done = sitting.is_complete and ranks.from_first(run.result.exists())
+            if ranks.is_first and not is_done:
+                run.result.unlink(missing_ok=True)  # of a shorter run that now goes on
+            track = sitting.config.track
+            trackers = track.trackers if ranks.is_first else ()
+            hear = stack.enter_context(
+                following(run, trackers, project=track.project, name=track.name, notice=progress.say)
+            )
             if is_done:
                 progress.say(f"{run.path}: complete at step {sitting.state.step:,}")
             else:
                 outcome = _train_and_close(sitting, hear, progress)
                 if outcome.reason not in ("complete", "patience"):
                     return {"stopped": outcome.reason, "steps": outcome.state.step, "run": str(run.path)}
-            return finish_run(run, sitting.data, sitting.manifest, progress=progress)
+        if not ranks.is_first:
+            return {}
+        if ranks.n > 1:  # those of the ranks that have gone
+            torch.set_num_threads((sitting.config.train.threads or 1) * ranks.n_local)
+        return finish_run(run, sitting.data, sitting.manifest, progress=progress)
 
 
 def open_sitting(
-    run: RunDir, config: RunConfig, *, changes: Mapping[str, Any], name: str, progress: Progress
+    run: RunDir,
+    config: RunConfig,
+    *,
+    changes: Mapping[str, Any],
+    name: str,
+    progress: Progress,
+    ranks: Ranks = ALONE,
 ) -> Sitting:
     """A sitting of a run that starts or goes on, ready for its next step; arguments and errors are those of `train`."""
     config, stored = opened_config(run, config, changes)
@@ -100,7 +129,11 @@ def open_sitting(
         check_data(check(config), origin, name=name)
         command = data_command(config, origin, name=name)
     check_installed(config.track.trackers)
-    return sit_down(run, config, origin, stored=stored, changes=changes, command=command, progress=progress)
+    if not run.result.exists():  # before anything that takes long: what a task lacks is told at once
+        open_tasks(config.eval.tasks, progress=progress)
+    return sit_down(
+        run, config, origin, stored=stored, changes=changes, command=command, progress=progress, ranks=ranks
+    )
 
 
 def _train_and_close(sitting: Sitting, hear: Hear, progress: Progress) -> Outcome:
@@ -120,20 +153,20 @@ def _train_and_close(sitting: Sitting, hear: Hear, progress: Progress) -> Outcom
 
 def _train(sitting: Sitting, hear: Hear, progress: Progress) -> Outcome:
     run, config = sitting.run, sitting.config
-    facts = facts_of(sitting.manifest, sitting.tokenizer)
+    ranks = sitting.ranks
+    tasks = open_tasks(config.eval.tasks, progress=progress) if config.eval.tasks_every else []
     watch = watch_one_batch(sitting, progress) if config.train.overfit_one_batch else None
 
     def save(state: TrainState, is_best: bool) -> None:
+        facts = facts_of(sitting.manifest, sitting.tokenizer)
+        if sitting.feed is not None:
+            facts["stream"] = position_facts(sitting.feed, state.cursor, ranks)
+        model = whole_tensors(dict(sitting.model.named_parameters()), keep=ranks.is_first)
+        optimizer = whole_tensors(optimizer_tensors(sitting.optimizers), keep=ranks.is_first)
+        if not ranks.is_first:
+            return
         try:
-            save_checkpoint(
-                run,
-                state,
-                model=dict(sitting.model.named_parameters()),
-                optimizer=optimizer_tensors(sitting.optimizers),
-                facts=facts
-                if sitting.feed is None
-                else {**facts, "stream": position_facts(sitting.feed, state.cursor)},
-            )
+            save_checkpoint(run, state, model=model, optimizer=optimizer, facts=facts)
         except CheckpointError as error:
             if state.step >= (config.train.max_steps or 0) or not checkpoint_paths(run):
                 raise
@@ -144,37 +177,67 @@ def _train(sitting: Sitting, hear: Hear, progress: Progress) -> Outcome:
         prune_checkpoints(run, keep=config.train.keep_checkpoints)
 
     def row(values: Mapping[str, Any]) -> None:
+        if not ranks.is_first:
+            return
         append_jsonl(run.metrics, values)
         progress.row(values)
         hear()
         if watch is not None:
             watch.row(values)
 
+    def task_scores() -> Iterable[Mapping[str, Any]]:
+        model = whole_model(sitting.model, device=config.train.device)
+        return score_sample(model, sitting.tokenizer, config, tasks) if ranks.is_first else []
+
+    def event(state: TrainState, what: str) -> None:
+        row({"split": "event", "step": state.step, "tokens": state.tokens, "event": what})
+        progress.say(f"WARNING: step {state.step:,}: {what}")
+
+    def rewind() -> TrainState | None:
+        if not (loaded := load_same(run, ranks, progress=progress)):
+            return None
+        copy_parameters(sitting.model, loaded.model, where=str(loaded.path))
+        load_optimizer_tensors(sitting.optimizers, loaded.optimizer)
+        if ranks.is_first:
+            rewind_jsonl(run.metrics, step=loaded.state.step)
+            rewind_jsonl(run.samples, step=loaded.state.step)
+        return loaded.state
+
     parts = Parts(
         loss_function=sitting.loss_function,
-        batches=make_batches(sitting),
-        evaluate=lambda: sitting.exam.score(
-            sitting.model, device=config.train.device, precision=config.train.precision
+        # anew each time: the micro-batch may have shrunk
+        batches=lambda cursor: make_batches(sitting.config, sitting.windows, sitting.feed, ranks)(cursor),
+        shrink=shrinker(sitting, progress),
+        evaluate=lambda: score_together(
+            sitting.exam, sitting.model, ranks, device=config.train.device, precision=config.train.precision
         ).measures(),
         sample=lambda step: _sample(sitting, step, progress),
+        tasks=task_scores,
         save=save,
         row=row,
+        event=event,
+        rewind=rewind,
         flops_per_step=config.train.tokens_per_step
         * flops_per_token(config.model, vocab_size=sitting.tokenizer.vocab_size),
-        peak_flops=sitting.environment["peak_flops"],
+        peak_flops=sitting.environment["peak_flops"] * ranks.n,
     )
     progress.begin(f"training {run.path}", total=config.train.max_steps or 0, done=sitting.state.step)
     try:
-        return run_loop(sitting.model, sitting.optimizers, config, sitting.state, parts)
+        return run_loop(sitting.model, sitting.optimizers, config, sitting.state, parts, ranks)
     finally:
         progress.end()
 
 
 def _sample(sitting: Sitting, step: int, progress: Progress) -> None:
     config, tokenizer = sitting.config, sitting.tokenizer
+    if not config.eval.sample_prompts:
+        return
+    model = whole_model(sitting.model, device=config.train.device)
+    if not sitting.ranks.is_first:
+        return
     for prompt in config.eval.sample_prompts:
         made = generate_tokens(
-            sitting.model,
+            model,
             prompt_ids(prompt, tokenizer, config.data),
             SamplingConfig(temperature=0.8, top_p=0.9, max_tokens=_SAMPLE_TOKENS, seed=step),
             eos_id=tokenizer.eos_id,

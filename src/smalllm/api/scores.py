@@ -1,33 +1,32 @@
-"""`evaluate`, and the evaluation that a run makes of itself: against the unigram model and the stories' floor."""
+"""A validation split, and a run's score on it: against the unigram model and the stories' floor."""
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from smalllm.api.data import data_path, load_data
 from smalllm.config import RunConfig
 from smalllm.data.batches import document_windows
 from smalllm.data.manifest import Manifest
-from smalllm.data.padded import IGNORED
 from smalllm.data.shards import TokenStream, open_split
 from smalllm.data.stories import parse
 from smalllm.data.windows import open_windows
 from smalllm.errors import ConfigError
-from smalllm.evaluation.batches import document_batches, window_batches
+from smalllm.evaluation.batches import document_batches, padded_batches, sliding_windows, window_batches
+from smalllm.evaluation.details import Details
 from smalllm.evaluation.loss import Score, score_model
 from smalllm.evaluation.unigram import count_tokens, score_unigram
 from smalllm.model.gpt import GPT
-from smalllm.protocols import Progress, Tokenizer
-from smalllm.run import Run, check_tokenizer, load_run
+from smalllm.protocols import Tokenizer
+from smalllm.run import Run
 
 _BLOCK_TOKENS = 1 << 20
 _UNIGRAM_TOKENS = 100_000_000
-_BLOCK_WINDOWS = 16
+_BLOCK_WINDOWS, _BLOCK_TOKENS = 16, 8_192  # scored at once; the smaller of both
 
 
 class Exam:
@@ -39,7 +38,14 @@ class Exam:
     """
 
     def __init__(
-        self, directory: Path, manifest: Manifest, tokenizer: Tokenizer, config: RunConfig, *, max_tokens: int
+        self,
+        directory: Path,
+        manifest: Manifest,
+        tokenizer: Tokenizer,
+        config: RunConfig,
+        *,
+        max_tokens: int,
+        stride: int | None = None,
     ) -> None:
         """Choose what to score.
 
@@ -49,10 +55,11 @@ class Exam:
             tokenizer: that made them.
             config: the context length, packing and document mask are used.
             max_tokens: about how many to score; 0: the whole split.
+            stride: windows overlap, and each scores so many new tokens; None: they lie as in training.
 
         Raises:
             DataError: the split is shorter than one window.
-            ConfigError: a story is longer than the context.
+            ConfigError: a story is longer than the context, or windows cannot overlap.
         """
         self.stream = open_split(directory, manifest, "val")
         self.tokenizer = tokenizer
@@ -68,32 +75,53 @@ class Exam:
             split="val",
         )
         self.n_windows = self.windows.first(max_tokens)
+        self.block_windows = min(_BLOCK_WINDOWS, max(1, _BLOCK_TOKENS // context_length))
         self.has_floor = bool(manifest.floor)
         self.document_mask = config.data.document_mask
+        self.context_length, self.stride, self.max_tokens = context_length, stride, max_tokens
+        if stride is not None:
+            check_stride(stride, context_length=context_length)
+            if self.has_floor or config.data.packing == "padded":
+                raise ConfigError("stride: documents are scored whole here, each from its own start; leave it out")
 
-    def score(self, model: GPT, *, device: str, precision: str) -> Score:
-        """Score a model on it."""
+    def score(
+        self,
+        model: GPT,
+        *,
+        device: str,
+        precision: str,
+        details: Details | None = None,
+        rank: int = 0,
+        n_ranks: int = 1,
+    ) -> Score:
+        """Score a model on it, or on the part of it that one of several processes has: every n-th batch.
+
+        Args:
+            model: on the device.
+            device: cpu, cuda or mps.
+            precision: of its matrix products.
+            details: gets the parts.
+            rank: of this process.
+            n_ranks: how many share the work.
+        """
         if self.has_floor:
             batches = document_batches(self.documents, eos_id=self.tokenizer.eos_id)
+        elif self.stride is not None:
+            n_tokens = min(self.stream.n_tokens, self.max_tokens + 1) if self.max_tokens else self.stream.n_tokens
+            windows = sliding_windows(
+                self.stream.read, n_tokens, context_length=self.context_length, stride=self.stride
+            )
+            batches = padded_batches(windows, fill_id=self.tokenizer.eos_id)
         else:
             batches = window_batches(self._blocks())
         return score_model(
             model,
-            batches,
+            islice(batches, rank, None, n_ranks),
             token_byte_lengths=self.tokenizer.token_byte_lengths,
             device=device,
             precision=precision,
             eos_id=self.tokenizer.eos_id if self.document_mask else None,
-        )
-
-    def unigram(self, train: TokenStream) -> Score:
-        """What token frequencies alone score on it."""
-        vocab_size = self.tokenizer.vocab_size
-        targets = self.documents if self.has_floor else (t[t != IGNORED] for _, t in self._blocks())
-        return score_unigram(
-            count_tokens(_read_blocks(train), vocab_size=vocab_size),
-            count_tokens(targets, vocab_size=vocab_size),
-            token_byte_lengths=self.tokenizer.token_byte_lengths,
+            details=details,
         )
 
     def floor(self) -> Score | None:
@@ -108,60 +136,22 @@ class Exam:
         return Score(nats, sum(len(d) for d in self.documents), nats, n_bytes)
 
     def _blocks(self) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-        for first in range(0, self.n_windows, _BLOCK_WINDOWS):
-            ids = np.arange(first, min(first + _BLOCK_WINDOWS, self.n_windows), dtype=np.int64)
+        for first in range(0, self.n_windows, self.block_windows):
+            ids = np.arange(first, min(first + self.block_windows, self.n_windows), dtype=np.int64)
             yield self.windows.read(ids)
 
 
-def evaluate(
-    run: Run | str | Path,
-    *,
-    tasks: Sequence[str] = ("loss",),
-    data: Path | None = None,
-    tokens: int = 0,
-    progress: Progress | None = None,
-) -> dict[str, Any]:
-    """Measure a run on held-out text.
-
-    Args:
-        run: a loaded run, or the path of one: a run directory (its best checkpoint) or a checkpoint.
-        tasks: what to measure; "loss" is the validation split.
-        data: another data directory of the same tokenizer, or a folder of another program's shards, which are taken
-            for its own; absent: the run's own.
-        tokens: score about so many; 0: the whole split.
-        progress: told what another program's shards were taken for.
-
-    Returns:
-        `{"run", "checkpoint", "results": {"loss": {…, "unigram": …, "floor": …}}}`.
-
-    Raises:
-        ConfigError: an unknown task.
-        CheckpointError, DataError, TokenizerError: the run or the data cannot be used.
-    """
-    unknown = [task for task in tasks if task != "loss"]
-    if unknown or not tasks:
-        raise ConfigError(f"tasks = {', '.join(unknown) or 'none'}: must be loss")
-    run = run if isinstance(run, Run) else load_run(run)
-    directory = data or data_path(run.config)
-    manifest, tokenizer = load_data(
-        directory,
-        command=f"smalllm prepare {run.dir.config} --out {directory}",
-        data=run.config.data if data is None else replace(run.config.data, val_files=()),  # those are of its own data
-        tokenizer=lambda: run.tokenizer,
-        progress=progress,
-    )
-    check_tokenizer(tokenizer, run.tokenizer.fingerprint, where=str(run.checkpoint))
-    exam = Exam(directory, manifest, tokenizer, run.config, max_tokens=tokens)
-    results = examine(run, exam, open_split(directory, manifest, "train"))
-    return {"run": str(run.dir.path), "checkpoint": run.checkpoint.name, "results": {"loss": results}}
-
-
 def examine(run: Run, exam: Exam, train: TokenStream) -> dict[str, Any]:
-    """The measures of a run, and those of the unigram model and the floor to compare with."""
-    score = exam.score(run.model, device=run.device, precision=run.precision)
-    unigram, floor = exam.unigram(train).measures(), exam.floor()
-    measures: dict[str, Any] = score.measures()
-    measures["unigram"] = {key: unigram[key] for key in ("loss", "bits_per_byte")}
+    """The measures of a run in parts too, and those of the unigram model and the floor to compare with."""
+    tokenizer = run.tokenizer
+    details = Details(context_length=run.config.model.context_length, vocab_size=tokenizer.vocab_size)
+    score = exam.score(run.model, device=run.device, precision=run.precision, details=details)
+    counts = count_tokens(read_blocks(train), vocab_size=tokenizer.vocab_size)
+    floor = exam.floor()
+    measures: dict[str, Any] = score.measures() | details.measures()
+    measures["by_frequency"] = details.by_frequency(counts)
+    unigram = compare_unigram(counts, details, tokenizer)
+    measures["unigram"] = unigram
     if floor is not None:
         lowest = floor.measures()
         measures["floor"] = {
@@ -170,8 +160,29 @@ def examine(run: Run, exam: Exam, train: TokenStream) -> dict[str, Any]:
             "ratio": measures["bits_per_byte"] / lowest["bits_per_byte"],
             "excess_share": (measures["loss"] - lowest["loss"]) / (unigram["loss"] - lowest["loss"]),
         }
-    measures["scored_tokens"] = score.tokens
-    return measures
+    return measures | {"scored_tokens": score.tokens, "scored_bytes": score.text_bytes}
+
+
+def compare_unigram(counts: NDArray[np.int64], details: Details, tokenizer: Tokenizer) -> dict[str, float]:
+    """What token frequencies alone score on what was scored.
+
+    Args:
+        counts: occurrences in the training text [vocab_size].
+        details: of the score; knows which tokens were scored.
+        tokenizer: of both.
+    """
+    score = score_unigram(counts, details.tokens_of, token_byte_lengths=tokenizer.token_byte_lengths)
+    return {key: score.measures()[key] for key in ("loss", "bits_per_byte")}
+
+
+def check_stride(stride: int, *, context_length: int) -> None:
+    """Refuse a stride that no window can have.
+
+    Raises:
+        ConfigError: it is not from 1 to the context length.
+    """
+    if not 1 <= stride <= context_length:
+        raise ConfigError(f"stride = {stride}: must be from 1 to the context length, {context_length}")
 
 
 def _documents(
@@ -191,7 +202,8 @@ def _documents(
     return documents
 
 
-def _read_blocks(stream: TokenStream) -> Iterator[NDArray]:
+def read_blocks(stream: TokenStream) -> Iterator[NDArray]:
+    """The first 100 million tokens of a split, in pieces: those whose frequencies are counted."""
     last = min(stream.n_tokens, _UNIGRAM_TOKENS)
     for start in range(0, last, _BLOCK_TOKENS):
         yield stream.read(start, min(start + _BLOCK_TOKENS, last))

@@ -1,47 +1,48 @@
 """All that one sitting of a run works with, from the data to the compiled model: everything before the first step."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.optim import Optimizer
 
 from smalllm import runtime
-from smalllm.api.data import data_path, load_data
+from smalllm.api.batches import grad_accum_steps, make_batches, open_feed
+from smalllm.api.data import data_path, load_data, training_windows
+from smalllm.api.fitting import fits_here, shrinker
 from smalllm.api.foreign import configured_tokenizer
 from smalllm.api.origin import copy_weights, origin_facts
 from smalllm.api.preparation import prepare
 from smalllm.api.resume import check_asked_tokenizer, check_facts, facts_of
 from smalllm.api.scores import Exam
-from smalllm.api.stream import open_batches
-from smalllm.checkpoint import Checkpoint, TrainState, checkpoint_paths, copy_parameters, load_latest, mark_best
+from smalllm.api.together import fit_to_ranks, load_same
+from smalllm.checkpoint import Checkpoint, TrainState, checkpoint_paths, copy_parameters, mark_best
 from smalllm.config import RunConfig
-from smalllm.data.batches import micro_batch_ids
 from smalllm.data.feed import FeedBatches
 from smalllm.data.manifest import MANIFEST_NAME, Manifest
-from smalllm.data.shards import open_split, verify_shards
-from smalllm.data.windows import Windows, open_windows
-from smalllm.errors import DataError
+from smalllm.data.shards import verify_shards
+from smalllm.data.windows import Windows
+from smalllm.errors import DataError, DeviceMemoryError
+from smalllm.model.attention_kernel import find_attention_kernel
 from smalllm.model.count import flops_per_token
 from smalllm.model.gpt import GPT
 from smalllm.model.init import init_weights
 from smalllm.optim.optimizers import build_optimizers, load_optimizer_tensors
 from smalllm.protocols import Progress, Tokenizer
 from smalllm.recipes import save_config
-from smalllm.recipes.resolve import Machine, resolve, resolve_minutes
+from smalllm.recipes.resolve import Machine, resolve, resolve_minutes, resolve_shape
 from smalllm.run import Run, check_tokenizer
 from smalllm.rundir import RunDir, rewind_jsonl, write_json
 from smalllm.tokenizers import load_tokenizer, save_tokenizer
+from smalllm.training.distributed import ALONE, Ranks, arranged
+from smalllm.training.memory import shrinking
+from smalllm.training.parallel import divide_model, is_divided, uncompile
 from smalllm.training.step import LossFunction, make_loss_function
 from smalllm.training.warmup import run_once, time_update
 
-_MOST_ENCODERS = 4  # threads that encode a stream; each is several times as fast as a small model trains
 _VERIFY_BYTES = 2 << 30  # shards up to this size are hashed at every start; larger ones have their sizes checked
 
 
@@ -62,6 +63,7 @@ class Sitting:
     state: TrainState
     loss_function: LossFunction
     environment: dict[str, Any]
+    ranks: Ranks
 
     @property
     def is_complete(self) -> bool:
@@ -79,20 +81,23 @@ def sit_down(
     changes: Mapping[str, Any],
     command: str,
     progress: Progress,
+    ranks: Ranks = ALONE,
 ) -> Sitting:
     """Everything up to the first step: data, model, state, compiled function, final configuration."""
     began_at = time.monotonic()
     data = data_path(config)
     if config.data.mode == "stream" and not (data / MANIFEST_NAME).exists():
-        prepare(config, out=data, progress=progress)
+        if ranks.is_first:
+            prepare(config, out=data, progress=progress)
+        ranks.from_first(None)  # the others wait
     manifest, tokenizer = load_data(
         data, command=command, data=config.data, tokenizer=lambda: _tokenizer_of(run, config, origin), progress=progress
     )
     n_tokens = sum(f.tokens for split in manifest.splits.values() for f in split.files)
-    if manifest.layouts is None and 2 * n_tokens <= _VERIFY_BYTES:
+    if ranks.is_first and manifest.layouts is None and 2 * n_tokens <= _VERIFY_BYTES:
         verify_shards(data, manifest)
     check_asked_tokenizer(config, manifest, changes)
-    loaded = load_latest(run, notice=progress.say)
+    loaded = load_same(run, ranks, progress=progress)
     if loaded is not None:
         check_facts(run, loaded, facts_of(manifest, tokenizer))
     if config.data.mode == "shards" and manifest.source.get("mode") == "stream":
@@ -100,10 +105,13 @@ def sit_down(
             f"{data}: was prepared for data.mode = stream and holds only the head of the training text; "
             "train with --data.mode stream, or prepare shards in another directory (--data.path)"
         )
-    windows = _windows(config, data, manifest, progress)
-    config, environment = _resolved(config, manifest, windows, progress)
+    windows = training_windows(config, data, manifest, progress=progress)
+    config, notices = fit_to_ranks(run, config, ranks, stored=stored, changes=changes)
+    for notice in notices:
+        progress.say(notice)
+    config, environment, ranks = _resolved(config, manifest, windows, progress, ranks)
     environment |= origin_facts(run, config, origin)
-    model, optimizers, state = _build(config, tokenizer, loaded, origin)
+    model, optimizers, state = _build(config, tokenizer, loaded, origin, ranks)
     sitting = Sitting(
         run=run,
         config=config,
@@ -116,21 +124,32 @@ def sit_down(
         model=model,
         optimizers=optimizers,
         state=state,
-        loss_function=_loss_function(config, tokenizer, compile_it=bool(config.train.compile)),
+        loss_function=_loss_function(config, tokenizer, ranks, compile_it=bool(config.train.compile)),
         environment=environment,
+        ranks=ranks,
     )
     if not sitting.is_complete:
-        sitting.feed = _open_feed(sitting, loaded, progress)
+        kept = loaded.facts.get("stream") if loaded else None
+        sitting.feed = open_feed(
+            sitting.config, manifest, tokenizer, ranks, kept=kept, cursor=state.cursor, progress=progress
+        )
         _warm_up(sitting, loaded, began_at=began_at, progress=progress)
-    if not stored or changes or sitting.config != config:
+    if ranks.is_first:
+        _write_down(sitting, is_new=not stored or bool(changes or notices) or sitting.config != config)
+    return sitting
+
+
+def _write_down(sitting: Sitting, *, is_new: bool) -> None:
+    """Bring the files of the run to where it stands."""
+    run, state = sitting.run, sitting.state
+    if is_new:
         save_config(sitting.config, run.config)
     write_json(run.environment, sitting.environment)
-    save_tokenizer(tokenizer, run.tokenizer)
+    save_tokenizer(sitting.tokenizer, run.tokenizer)
     rewind_jsonl(run.metrics, step=state.step)
     rewind_jsonl(run.samples, step=state.step)
     if state.best_step == state.step and state.step:
         mark_best(run, state.step)
-    return sitting
 
 
 def _tokenizer_of(run: RunDir, config: RunConfig, origin: Run | None) -> Tokenizer:
@@ -143,37 +162,38 @@ def _tokenizer_of(run: RunDir, config: RunConfig, origin: Run | None) -> Tokeniz
     return tokenizer
 
 
-def _windows(config: RunConfig, data: Path, manifest: Manifest, progress: Progress) -> Windows:
-    windows = open_windows(
-        open_split(data, manifest, "train"),
-        packing=config.data.packing,
-        context_length=config.model.context_length,
-        eos_id=manifest.tokenizer.eos_id,
-    )
-    if windows.notice:
-        progress.say(windows.notice)
-    if config.data.document_mask and manifest.splits["train"].documents == 1:
-        progress.say("data.document_mask = true changes nothing: the training text is one document")
-    return windows
-
-
-def _loss_function(config: RunConfig, tokenizer: Tokenizer, *, compile_it: bool) -> LossFunction:
+def _loss_function(config: RunConfig, tokenizer: Tokenizer, ranks: Ranks, *, compile_it: bool) -> LossFunction:
     eos_id = tokenizer.eos_id if config.data.document_mask else None
-    return make_loss_function(config.train.device, config.train.precision, compile_it=compile_it, eos_id=eos_id)
+    compile_it = compile_it and not is_divided(ranks, config.train.parallel)  # then each block is compiled by itself
+    train = config.train
+    return make_loss_function(
+        train.device, train.precision, compile_it=compile_it, eos_id=eos_id, n_chunks=train.loss_chunks
+    )
 
 
 def _resolved(
-    config: RunConfig, manifest: Manifest, windows: Windows, progress: Progress
-) -> tuple[RunConfig, dict[str, Any]]:
-    device = runtime.pick_device(config.train.device)
+    config: RunConfig, manifest: Manifest, windows: Windows, progress: Progress, ranks: Ranks
+) -> tuple[RunConfig, dict[str, Any], Ranks]:
+    device = ranks.from_first(runtime.pick_device(config.train.device))
+    ranks = arranged(ranks, device=device, n_tensor=config.train.tensor_parallel)
     precision = runtime.pick_precision(config.train.precision, device)
     lacking = runtime.missing_compiler(device)
     if lacking and config.train.compile is not False:
         progress.say(f"running uncompiled, about half as fast: {lacking}")
         config = replace(config, train=replace(config.train, compile=False))
-    threads = config.train.threads or runtime.n_physical_cores()
+    threads = config.train.threads or max(1, runtime.n_physical_cores() // ranks.n_local)
     runtime.configure(threads=threads, precision=precision)
-    environment = runtime.environment(device)
+    environment = ranks.from_first(runtime.environment(device) if ranks.is_first else None)
+    environment["processes"] = ranks.n
+    shape = resolve_shape(config.model)
+    environment["attention_kernel"] = find_attention_kernel(
+        device,
+        precision,
+        n_heads=shape.n_heads,
+        d_head=shape.d_head or 1,
+        n_positions=shape.context_length,
+        dropout=shape.dropout,
+    )
     vocab_size = manifest.tokenizer.vocab_size
     resolved, notices = resolve(
         config,
@@ -182,20 +202,22 @@ def _resolved(
             precision=precision,
             can_compile=not lacking,
             threads=threads,
-            peak_flops=environment["peak_flops"],
+            peak_flops=environment["peak_flops"] * ranks.n,
+            n_data_ranks=ranks.n_data,
         ),
         vocab_size=vocab_size,
         train_tokens=windows.n_tokens,
         flops_per_token=flops_per_token(config.model, vocab_size=vocab_size),
         fill=windows.n_tokens / (windows.n * config.model.context_length),
+        fits=fits_here(config, vocab_size=vocab_size, device=device),
     )
     for notice in notices:
         progress.say(notice)
-    return resolved, environment
+    return ranks.config_from_first(resolved), environment, ranks
 
 
 def _build(
-    config: RunConfig, tokenizer: Tokenizer, loaded: Checkpoint | None, origin: Run | None
+    config: RunConfig, tokenizer: Tokenizer, loaded: Checkpoint | None, origin: Run | None, ranks: Ranks
 ) -> tuple[GPT, list[Optimizer], TrainState]:
     model = GPT(config.model, vocab_size=tokenizer.vocab_size)
     if loaded is not None:
@@ -205,53 +227,56 @@ def _build(
     else:
         init_weights(model, seed=config.train.seed)
     model.to(config.train.device)
+    model.recompute_every = config.train.activation_checkpointing
+    divide_model(model, ranks, parallel=config.train.parallel, compile_blocks=bool(config.train.compile))
     optimizers = build_optimizers(model, config.optim)
     if loaded is not None:
         load_optimizer_tensors(optimizers, loaded.optimizer)
     return model, optimizers, loaded.state if loaded else TrainState()
 
 
-def _open_feed(sitting: Sitting, loaded: Checkpoint | None, progress: Progress) -> FeedBatches | None:
-    """The stream from where the run stands; None where the data are shards."""
-    if sitting.config.data.mode == "shards":
-        return None
-    return open_batches(
-        sitting.config,
-        sitting.manifest,
-        sitting.tokenizer,
-        n_workers=sitting.config.data.workers or min(_MOST_ENCODERS, runtime.n_physical_cores()),
-        kept=loaded.facts["stream"] if loaded else None,
-        cursor=sitting.state.cursor,
-        notice=progress.say,
-    )
-
-
 def _warm_up(sitting: Sitting, loaded: Checkpoint | None, *, began_at: float, progress: Progress) -> None:
     """Compile, and turn minutes into steps; neither leaves a trace in weights or optimizer state."""
-    config = sitting.config
-    batch = make_batches(sitting)(sitting.state.cursor)[0]
-    if config.train.compile:
+    shrink, ranks = shrinker(sitting, progress), sitting.ranks
+
+    def first_batch() -> tuple[Tensor, Tensor]:
+        return make_batches(sitting.config, sitting.windows, sitting.feed, ranks)(sitting.state.cursor)[0]
+
+    if sitting.config.train.compile:
         progress.say("compiling the model; this takes up to a minute, once")
+        failed = ""
         try:
-            run_once(sitting.model, sitting.loss_function, batch)
+            shrinking(lambda: run_once(sitting.model, sitting.loss_function, first_batch()), shrink)
+        except DeviceMemoryError:
+            raise
         except Exception as error:  # the compiler is a program of its own, with failures of its own
-            progress.say(f"running uncompiled: torch.compile failed here ({str(error).splitlines()[0][:200]})")
-            config = replace(config, train=replace(config.train, compile=False))
-            sitting.loss_function = _loss_function(config, sitting.tokenizer, compile_it=False)
+            failed = str(error).splitlines()[0][:200]
+        if any(row[0] for row in ranks.gather([float(bool(failed))])):
+            progress.say(f"running uncompiled: torch.compile failed here ({failed or 'in another process'})")
+            sitting.config = replace(sitting.config, train=replace(sitting.config.train, compile=False))
+            sitting.loss_function = _loss_function(sitting.config, sitting.tokenizer, ranks, compile_it=False)
+            uncompile(sitting.model)
+    config = sitting.config
     if config.train.max_minutes is not None:
         sitting.optimizers = build_optimizers(sitting.model, config.optim)
-        step_time_s = time_update(
-            sitting.model,
-            sitting.optimizers,
-            sitting.loss_function,
-            batch,
-            grad_accum_steps=_grad_accum_steps(config),
-            device=config.train.device,
+        step_time_s = shrinking(
+            lambda: time_update(
+                sitting.model,
+                sitting.optimizers,
+                sitting.loss_function,
+                first_batch(),
+                grad_accum_steps=grad_accum_steps(sitting.config, ranks),
+                device=config.train.device,
+                ranks=ranks,
+            ),
+            shrink,
         )
+        config = sitting.config
+        step_time_s, spent_s = ranks.from_first([step_time_s, time.monotonic() - began_at])
         config, notices = resolve_minutes(
             config,
             step_time_s=step_time_s,
-            spent_s=time.monotonic() - began_at,
+            spent_s=spent_s,
             done_steps=sitting.state.step,
         )
         for notice in [f"{step_time_s:.3g} s an update: {config.train.max_steps:,} steps", *notices]:
@@ -260,40 +285,3 @@ def _warm_up(sitting: Sitting, loaded: Checkpoint | None, *, began_at: float, pr
         if loaded is not None:
             load_optimizer_tensors(sitting.optimizers, loaded.optimizer)
     sitting.config = config
-
-
-def make_batches(sitting: Sitting) -> Callable[[int], Sequence[tuple[Tensor, Tensor]]]:
-    """Cursor -> micro-batches, read from the shards or the stream onto the device."""
-    config, windows, feed = sitting.config, sitting.windows, sitting.feed
-    size = config.train.micro_batch_size or 1
-
-    def on_device(inputs: NDArray[np.int64], targets: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-        moved = (torch.from_numpy(part).to(config.train.device) for part in (inputs, targets))
-        first, second = (part.contiguous() for part in moved)
-        return first, second
-
-    if feed is not None:
-        return lambda cursor: [
-            on_device(rows[:, :-1], rows[:, 1:]) for rows in np.split(feed.rows(cursor), _grad_accum_steps(config))
-        ]
-
-    def batches(cursor: int) -> Sequence[tuple[Tensor, Tensor]]:
-        micro_batches = []
-        for micro_step in range(_grad_accum_steps(config)):
-            ids = micro_batch_ids(
-                config.train.seed,
-                cursor,
-                rank=0,
-                n_ranks=1,
-                micro_batch_size=size,
-                micro_step=micro_step,
-                n_windows=windows.n,
-            )
-            micro_batches.append(on_device(*windows.read(ids)))
-        return micro_batches
-
-    return batches
-
-
-def _grad_accum_steps(config: RunConfig) -> int:
-    return config.train.tokens_per_step // (config.model.context_length * (config.train.micro_batch_size or 1))

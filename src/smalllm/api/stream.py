@@ -18,8 +18,9 @@ from smalllm.data.pieces import assign_splits
 from smalllm.data.progress import differences
 from smalllm.data.sources import expand_files, read_files
 from smalllm.data.stream import Position, Texts, encode_block, read_blocks
-from smalllm.errors import ConfigError, DataError
+from smalllm.errors import CheckpointError, ConfigError, DataError
 from smalllm.protocols import Tokenizer
+from smalllm.training.distributed import ALONE, Ranks
 
 VAL_BYTES = 6_000_000
 """Validation text that is kept, about 1.3 million GPT-2 tokens [bytes]."""
@@ -97,6 +98,8 @@ def open_batches(
     kept: dict[str, Any] | None,
     cursor: int,
     notice: Notice,
+    rank: int = 0,
+    n_ranks: int = 1,
 ) -> FeedBatches:
     """The windows of a run, from where it stands.
 
@@ -108,8 +111,11 @@ def open_batches(
         kept: what `position_facts` gave for the checkpoint; None for a new run.
         cursor: windows consumed.
         notice: told of downloads.
+        rank: this process among those that share the windows.
+        n_ranks: how many they are.
 
     Raises:
+        CheckpointError: the run was begun by another number of processes.
         DataError: the files are others than when the data directory was written.
     """
     source = open_text(config.data, notice)
@@ -124,24 +130,32 @@ def open_batches(
         val_fraction=0.0 if source.open_val else manifest.source["val_fraction"],
         shuffle_buffer=config.data.shuffle_buffer,
         seed=config.train.seed,
+        rank=rank,
+        n_ranks=n_ranks,
     )
+    if kept is not None and kept["n_ranks"] != n_ranks:
+        raise CheckpointError(
+            f"the run has streamed its text to {kept['n_ranks']} processes and cannot go on with {n_ranks}: each has a "
+            "place of its own in the text. Start as many as before, or a new run with another --out"
+        )
     encode = partial(encode_block, encode=tokenizer.encode_arrays, tokenizer=manifest.tokenizer)
     feed = WindowFeed(
         partial(read_blocks, texts),
         encode,
-        start=Position(**kept["positions"][0]) if kept else Position(),
+        start=Position(**kept["positions"][rank]) if kept else Position(),
         context_length=config.model.context_length,
         n_workers=n_workers,
     )
     n = config.train.tokens_per_step // config.model.context_length
-    return FeedBatches(feed, cursor=cursor, n=n)
+    return FeedBatches(feed, cursor=cursor, n=n, n_ranks=n_ranks)
 
 
-def position_facts(batches: FeedBatches, cursor: int) -> dict[str, Any]:
-    """What a checkpoint keeps of a stream: one position per rank."""
+def position_facts(batches: FeedBatches, cursor: int, ranks: Ranks = ALONE) -> dict[str, Any]:
+    """What a checkpoint keeps of a stream: one position per data rank. All ranks must ask."""
     at = batches.position(cursor)
-    position = {"epoch": at.epoch, "file": at.file, "block": at.block, "token": at.token}
-    return {"n_ranks": 1, "positions": [position]}
+    rows = ranks.gather([at.epoch, at.file, at.block, at.token])[:: ranks.n_tensor]
+    positions = [dict(zip(("epoch", "file", "block", "token"), map(int, row), strict=True)) for row in rows]
+    return {"n_ranks": ranks.n_data, "positions": positions}
 
 
 def _first(documents: Iterable[Document], *, wanted: dict[str, int], held_out: float) -> Iterator[Document]:

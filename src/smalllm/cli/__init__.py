@@ -11,13 +11,15 @@ import sys
 from collections.abc import Sequence
 
 from smalllm import __version__
-from smalllm.errors import ConfigError, SmalllmError
+from smalllm.errors import ConfigError, RankError, SmalllmError
+from smalllm.rundir import is_other_rank
 
 COMMANDS = {
     "quickstart": "train, evaluate and show a small story teller in minutes, offline",
     "recipes": "list the recipes, or print one as TOML",
     "prepare": "turn text into a tokenizer and shards of tokens",
     "inspect": "show what is in prepared data, or in another program's shards",
+    "plan": "say what a run will cost here, or which model fits some minutes and memory",
     "train": "train a model on prepared data",
     "find-lr": "suggest a learning rate by a short test, with its plot",
     "evaluate": "measure a run on held-out text",
@@ -82,7 +84,7 @@ def main(arguments: Sequence[str]) -> int:
         if explained is None:
             raise
         code, text = explained
-        if text:
+        if text and (isinstance(error, RankError) or not is_other_rank()):  # what all ranks find, rank 0 says
             print(f"smalllm {command}: {text}", file=sys.stderr)
         return code
 

@@ -3,14 +3,15 @@
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
-from smalllm.cli.options import parse
+from smalllm.cli.options import DottedConfig, parse, split_recipe
 from smalllm.cli.progress import make_progress
 from smalllm.config import TokenizerConfig
 from smalllm.errors import ConfigError
+from smalllm.reporting.words import count, flops, share, size
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,26 @@ class TokenizeOptions:
     """Print the result as JSON."""
 
 
-OPTIONS = {"tokenize": TokenizeOptions}
-WHAT = {"tokenize": "text to token ids: the library itself, smalllm's ways, and prepare whole"}
+@dataclass(frozen=True)
+class TrainOptions:
+    """Measure how fast a model trains, and in how much memory, on drawn token ids."""
+
+    config: DottedConfig
+    against: Literal["transformers"] | None = None
+    """Hugging Face transformers on the same shape, in its default form and in tuned ones."""
+    rounds: int = 3
+    """How often each is measured, in turn with the others."""
+    one_micro_batch: bool = False
+    """Updates of one micro-batch, not of train.tokens_per_step."""
+    json: bool = False
+    """Print the result as JSON."""
+
+
+OPTIONS = {"tokenize": TokenizeOptions, "train": TrainOptions}
+WHAT = {
+    "tokenize": "text to token ids: the library itself, smalllm's ways, and prepare whole",
+    "train": "RECIPE: updates of a model, and of transformers' on the same shape",
+}
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -48,7 +67,10 @@ def main(arguments: Sequence[str]) -> int:
     what = arguments[0] if arguments else "nothing"
     if what not in WHAT:
         raise ConfigError(f"smalllm bench {what}: say what to measure: {', '.join(WHAT)}")
-    return _tokenize(parse(OPTIONS[what], arguments[1:], command=f"bench {what}"))
+    if what == "train":
+        config, rest, name = split_recipe(arguments[1:], command="bench train")
+        return _train(parse(TrainOptions, rest, command=f"bench train {name}", config=config))
+    return _tokenize(parse(TokenizeOptions, arguments[1:], command=f"bench {what}"))
 
 
 def _tokenize(options: TokenizeOptions) -> int:
@@ -72,4 +94,35 @@ def _tokenize(options: TokenizeOptions) -> int:
     for way, rate in found.rates.items():
         rounds = " ".join(f"{one:.1f}" for one in rate.rounds)
         print(f"  {way:<24} {rate.mb_per_second:>8.1f} MB/s  {rate.ratio:>6.2f} x  ({rounds})")
+    return 0
+
+
+def _train(options: TrainOptions) -> int:
+    from smalllm.api.bench_train import bench_train
+
+    found = bench_train(
+        options.config,
+        against=options.against,
+        rounds=options.rounds,
+        one_micro_batch=options.one_micro_batch,
+        progress=make_progress(),
+    )
+    if options.json:
+        print(json.dumps(asdict(found)))
+        return 0
+    products = " ".join(flops(rate) for rate in found.matmul_flops)
+    print(
+        f"{found.device}, {found.threads} threads, PyTorch {found.torch}\n"
+        f"{count(found.parameters)} parameters, {count(found.flops_per_token)} FLOPs per token, "
+        f"dropout {found.dropout}; "
+        f"updates of {found.tokens_per_update:,} tokens, {found.micro_batch_size} x {found.context_length} at a time\n"
+        f"product of 4096 x 4096 x 4096, round by round: {products}"
+    )
+    print(f"  {'':<30} {'tokens/s':>10} {'of product':>11} {'MFU':>7} {'peak memory':>12}   smalllm is faster by")
+    for name, rate in found.rates.items():
+        rounds = " ".join(f"{one:,.0f}" for one in rate.rounds)
+        print(
+            f"  {name:<30} {rate.tokens_per_second:>10,.0f} {share(rate.matmul_share):>11} {share(rate.mfu):>7} "
+            f"{size(rate.peak_memory_bytes):>12}   {rate.ratio:>6.2f} x  ({rounds})"
+        )
     return 0

@@ -19,6 +19,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run the command."""
     options = parse(Options, arguments, command="doctor")
     from smalllm import runtime
+    from smalllm.api.doctor import attention_kernels
 
     device = runtime.pick_device("auto")
     precision = runtime.pick_precision("auto", device)
@@ -27,6 +28,7 @@ def main(arguments: Sequence[str]) -> int:
         **runtime.environment(device),
         "precision": precision,
         "matmul_flops": {p: runtime.matmul_flops(device, p) for p in dict.fromkeys(("fp32", precision))},
+        "attention_kernels": attention_kernels(device, precision),
         "compile": runtime.missing_compiler(device) or "available",
     }
     if options.json:
@@ -36,6 +38,8 @@ def main(arguments: Sequence[str]) -> int:
     print(f"precision  {precision}")
     for name, rate in facts["matmul_flops"].items():
         print(f"matmul     {rate / 1e9:,.0f} GFLOP/s in {name}, 4096 x 4096 x 4096")
+    for what, kernel in facts["attention_kernels"].items():
+        print(f"attention  {kernel}: {what}")
     print(f"compile    {facts['compile']}")
     print(f"software   Python {facts['python']}, PyTorch {facts['torch']}, {facts['platform']}")
     return 0

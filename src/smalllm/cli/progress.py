@@ -37,9 +37,9 @@ class TerminalProgress:
         self._live.start()
 
     def row(self, row: Mapping[str, Any]) -> None:
-        """Move the bar to the row's step; validation rows stay on the screen as a line."""
-        if row["split"] == "val":
-            self._console.print(_val_line(row))
+        """Move the bar to the row's step; rows of validation and tasks stay on the screen as a line."""
+        if row["split"] != "train":
+            self._console.print(_val_line(row) if row["split"] == "val" else _task_line(row))
         elif self._live is not None:
             self._bar.update(self._task, completed=row["step"], note=_train_note(row))
 
@@ -71,9 +71,9 @@ class LineProgress:
         self.say(f"{what}{f': {total - done:,} steps to go' if total else ''}")
 
     def row(self, row: Mapping[str, Any]) -> None:
-        """Print validation rows, and training rows now and then."""
-        if row["split"] == "val":
-            self.say(_val_line(row))
+        """Print rows of validation and tasks, and training rows now and then."""
+        if row["split"] != "train":
+            self.say(_val_line(row) if row["split"] == "val" else _task_line(row))
         elif self._is_due() or row["step"] == self._total:
             remaining_s = (self._total - row["step"]) * row["step_time_s"]
             self.say(f"step {row['step']:,}/{self._total:,}  {_train_note(row)}  {remaining_s:.0f} s left")
@@ -108,6 +108,14 @@ def _train_note(row: Mapping[str, Any]) -> str:
     return (
         f"loss {row['loss']:.3f} (mean {row['loss_ema']:.3f})  {row['tokens_per_second']:,.0f} tokens/s  "
         f"{size(row['peak_memory_bytes'])}"
+    )
+
+
+def _task_line(row: Mapping[str, Any]) -> str:
+    """The first measure of a task, and what guessing gives."""
+    name = next(key for key in ("acc", "bits_per_byte") if key in row)
+    return (
+        f"step {row['step']:,}: {row['task']} {name} {row[name]:.3f} (chance {row['chance']:.3f}, {row['n']:,} scored)"
     )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from smalllm.cli.options import DottedConfig, given_fields, parse, split_recipe
 from smalllm.cli.progress import make_progress
 from smalllm.reporting.words import count, duration
+from smalllm.rundir import is_other_rank
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,8 @@ def main(arguments: Sequence[str]) -> int:
         name=name,
         progress=make_progress(),
     )
+    if is_other_rank():  # rank 0 says it all
+        return int("stopped" in result)
     if options.json:
         print(json.dumps(result))
     if "stopped" in result:

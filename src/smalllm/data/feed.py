@@ -166,20 +166,21 @@ class FeedBatches:
         feed: where they come from.
     """
 
-    def __init__(self, feed: WindowFeed, *, cursor: int, n: int) -> None:
+    def __init__(self, feed: WindowFeed, *, cursor: int, n: int, n_ranks: int = 1) -> None:
         """Begin at a step.
 
         Args:
             feed: of this rank.
             cursor: windows that all ranks had consumed where `feed` starts.
-            n: windows of all ranks per step, all of them this rank's where it is alone.
+            n: windows of all ranks per step.
+            n_ranks: how many share them, in equal parts.
         """
-        self.feed, self._n = feed, n
+        self.feed, self._n, self._n_own = feed, n, n // n_ranks
         self._cursor, self._start = cursor, feed.position
         self._rows: NDArray[np.int64] | None = None
 
     def rows(self, cursor: int) -> NDArray[np.int64]:
-        """This rank's windows of the step at `cursor` [n, context_length + 1].
+        """This rank's windows of the step at `cursor` [n / n_ranks, context_length + 1].
 
         Raises:
             ValueError: neither the step that was asked for last nor the one after it.
@@ -189,7 +190,7 @@ class FeedBatches:
         if cursor != self._cursor:
             raise ValueError(f"a stream goes forward only: at window {self._cursor}, asked for {cursor}")
         if self._rows is None:
-            self._rows = self.feed.take(self._n)
+            self._rows = self.feed.take(self._n_own)
         return self._rows
 
     def position(self, cursor: int) -> Position:

@@ -23,7 +23,10 @@ from torch import Tensor, nn
 from smalllm import runtime
 from smalllm.data.padded import IGNORED
 from smalllm.errors import DataError
-from smalllm.model.documents import find_documents
+from smalllm.evaluation.details import Details, rank_targets
+from smalllm.model.documents import Documents, find_documents
+
+_ROWS = 1_024  # whose losses are computed at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +98,7 @@ def score_model(
     device: str,
     precision: str,
     eos_id: int | None = None,
+    details: Details | None = None,
 ) -> Score:
     """Score a model on batches of inputs and targets; targets of -100 are left out.
 
@@ -105,25 +109,30 @@ def score_model(
         device: where the model is.
         precision: of its matrix products.
         eos_id: given, attention stays inside documents, each of which this token opens (see `model/documents.py`).
+        details: given, the loss by position and frequency is added to it.
     """
     model.eval()
     lengths = torch.from_numpy(token_byte_lengths).to(device)
     total = Score()
     for token_ids, targets in batches:
         inputs = token_ids.to(device)
-        options = {} if eos_id is None else {"documents": find_documents(inputs, eos_id=eos_id)}
+        documents = None if eos_id is None else find_documents(inputs, eos_id=eos_id)
+        options = {} if documents is None else {"documents": documents}
         with runtime.autocast(device, precision):
             logits = model(inputs, **options)
         total += score_logits(logits, targets.to(device), token_byte_lengths=lengths)
+        if details is not None:
+            add_details(details, logits, targets.to(device), token_byte_lengths=lengths, documents=documents)
     return total
 
 
 def score_logits(
     logits: Float[Tensor, "B T V"], targets: Int[Tensor, "B T"], *, token_byte_lengths: Int[Tensor, " V"]
 ) -> Score:
-    """Score one batch of logits."""
-    nats = F.cross_entropy(
-        logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED, reduction="none"
+    """Score one batch of logits; some rows at a time, since in FP32 they take several times their memory."""
+    rows = zip(logits.flatten(0, 1).split(_ROWS), targets.flatten().split(_ROWS), strict=True)
+    nats = torch.cat(
+        [F.cross_entropy(some.float(), ids, ignore_index=IGNORED, reduction="none") for some, ids in rows]
     ).double()
     is_scored = targets.flatten() != IGNORED
     bytes_each = torch.where(is_scored, token_byte_lengths[targets.flatten().clamp(min=0)], 0)
@@ -134,4 +143,29 @@ def score_logits(
         text_nats=nats[bytes_each > 0].sum().item(),
         text_bytes=int(bytes_each.sum()),
         correct=int(correct.sum()),
+    )
+
+
+def add_details(
+    details: Details,
+    logits: Float[Tensor, "B T V"],
+    targets: Int[Tensor, "B T"],
+    *,
+    token_byte_lengths: Int[Tensor, " V"],
+    documents: Documents | None = None,
+) -> None:
+    """Count one batch of logits into `details`; positions are those in the window, or in the document."""
+    nats = torch.stack(
+        [
+            F.cross_entropy(row.float(), wanted, ignore_index=IGNORED, reduction="none")
+            for row, wanted in zip(logits, targets, strict=True)
+        ]
+    )
+    window = torch.arange(targets.shape[1], device=targets.device).expand_as(targets)
+    details.add(
+        nats,
+        targets,
+        ranks=rank_targets(logits, targets),
+        positions=window if documents is None else documents.positions,
+        n_bytes=token_byte_lengths[targets.clamp(min=0)],
     )

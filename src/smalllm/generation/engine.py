@@ -114,7 +114,7 @@ class _Reader:
                 self.model.config,
                 n_sequences=sequences.shape[0],
                 n_positions=context,
-                dtype=torch.bfloat16 if self.precision == "bf16" else torch.float32,
+                dtype=runtime.product_dtype(self.precision),
                 device=self.device,
             )
         self.n_read = sequences.shape[1]

@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from smalllm.config import ModelConfig
 from smalllm.model import cpu_attention
@@ -183,6 +184,8 @@ class GPT(nn.Module):
 
     cos: Tensor
     sin: Tensor
+    recompute_every: int = 0
+    """In training, every so-many-th block keeps its input only and computes the rest again for the backward pass."""
 
     def __init__(self, config: ModelConfig, *, vocab_size: int) -> None:
         super().__init__()
@@ -222,8 +225,13 @@ class GPT(nn.Module):
         else:
             angles = self.cos[places].unsqueeze(-3), self.sin[places].unsqueeze(-3)  # [1 T K] or [B 1 T K], twice
         x = F.dropout(x, self.config.dropout, self.training)
-        for block in self.blocks:
-            x = block(x, angles, cache, mask)
+        for number, block in enumerate(self.blocks):
+            if self.training and self.recompute_every and number % self.recompute_every == 0:
+                x = checkpoint(
+                    block, x, angles, None, mask, use_reentrant=False, preserve_rng_state=self.config.dropout > 0
+                )
+            else:
+                x = block(x, angles, cache, mask)
         if cache is not None:
             cache.advance(token_ids.shape[1])
         return self.norm(x)

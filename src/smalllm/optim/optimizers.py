@@ -13,6 +13,8 @@ from torch.optim import AdamW, Muon, Optimizer
 
 from smalllm.config import OptimConfig
 from smalllm.errors import CheckpointError
+from smalllm.optim.sharded_muon import ShardedMuon
+from smalllm.sharded import is_sharded, laid_out, mesh_of
 
 
 def build_optimizers(model: nn.Module, config: OptimConfig) -> list[Optimizer]:
@@ -25,8 +27,8 @@ def build_optimizers(model: nn.Module, config: OptimConfig) -> list[Optimizer]:
         groups[_group(name, parameter, config)].append((name, parameter))
     adamw = AdamW(
         [
-            _param_group(groups["decayed"], lr=config.lr, weight_decay=config.weight_decay),
-            _param_group(groups["plain"], lr=config.lr, weight_decay=0.0),
+            *_param_groups(groups["decayed"], lr=config.lr, weight_decay=config.weight_decay),
+            *_param_groups(groups["plain"], lr=config.lr, weight_decay=0.0),
         ],
         lr=config.lr,
         betas=(config.beta1, config.beta2),
@@ -35,12 +37,9 @@ def build_optimizers(model: nn.Module, config: OptimConfig) -> list[Optimizer]:
     )
     if not groups["matrix"]:
         return [adamw]
-    muon = Muon(
-        [_param_group(groups["matrix"], lr=config.muon_lr, weight_decay=config.weight_decay)],
-        lr=config.muon_lr,
-        momentum=0.95,
-    )
-    return [adamw, muon]
+    matrices = _param_groups(groups["matrix"], lr=config.muon_lr, weight_decay=config.weight_decay)
+    is_divided = any(is_sharded(parameter) for _, parameter in groups["matrix"])
+    return [adamw, (ShardedMuon if is_divided else Muon)(matrices, lr=config.muon_lr, momentum=0.95)]
 
 
 def set_lr(optimizers: list[Optimizer], scale: float) -> None:
@@ -82,8 +81,9 @@ def load_optimizer_tensors(optimizers: list[Optimizer], tensors: Mapping[str, Te
             )
         optimizer, parameter = owners[name]
         # AdamW's step counters live on the CPU unless fused on a GPU, where they follow the parameter.
-        device = parameter.device if value.ndim or parameter.is_cuda else torch.device("cpu")
-        optimizer.state[parameter][key] = value.to(device, copy=True)
+        device = parameter.device if parameter.is_cuda else torch.device("cpu")
+        state = optimizer.state[parameter]
+        state[key] = laid_out(value, parameter) if value.ndim else value.to(device, copy=True)
 
 
 def _group(name: str, parameter: nn.Parameter, config: OptimConfig) -> str:
@@ -93,6 +93,14 @@ def _group(name: str, parameter: nn.Parameter, config: OptimConfig) -> str:
     if config.kind == "muon":
         return "matrix" if name.startswith("blocks.") else "plain"
     return "plain" if is_embedding and not config.decay_embeddings else "decayed"
+
+
+def _param_groups(named: list[tuple[str, nn.Parameter]], *, lr: float, weight_decay: float) -> list[dict[str, object]]:
+    """One group; several where some are divided otherwise than others, for which there is no common kernel."""
+    alike: dict[object, list[tuple[str, nn.Parameter]]] = {}
+    for name, parameter in named:
+        alike.setdefault(mesh_of(parameter), []).append((name, parameter))
+    return [_param_group(each, lr=lr, weight_decay=weight_decay) for each in alike.values() or [[]]]
 
 
 def _param_group(named: list[tuple[str, nn.Parameter]], *, lr: float, weight_decay: float) -> dict[str, object]:

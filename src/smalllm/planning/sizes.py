@@ -86,8 +86,13 @@ def size_for(config: ModelConfig, *, vocab_size: int, speed_flops: float, second
     """
     fitting = SIZES[0]
     for size in SIZES:
-        shape = size.of(config)
-        n_tokens = speed_flops * seconds / flops_per_token(shape, vocab_size=vocab_size)
-        if n_tokens >= TOKENS_PER_PARAMETER * count_parameters(shape, vocab_size=vocab_size).total:
+        seen = tokens_per_parameter(size.of(config), vocab_size=vocab_size, speed_flops=speed_flops, seconds=seconds)
+        if seen >= TOKENS_PER_PARAMETER:
             fitting = size
     return fitting
+
+
+def tokens_per_parameter(config: ModelConfig, *, vocab_size: int, speed_flops: float, seconds: float) -> float:
+    """How many tokens a model of this shape sees for each of its parameters, at this speed in this time."""
+    n_tokens = speed_flops * seconds / flops_per_token(config, vocab_size=vocab_size)
+    return n_tokens / count_parameters(config, vocab_size=vocab_size).total

@@ -4,16 +4,20 @@ This floor cannot know the device, the vocabulary, the size of the data or the m
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from smalllm.config import DeviceChoice, ModelConfig, OptimConfig, Precision, RunConfig
+from smalllm.config import DeviceChoice, ModelConfig, OptimConfig, Precision, RunConfig, TrainConfig
 from smalllm.errors import ConfigError
 
 COMPILE_PAYS_AFTER_S = 120.0  # compiling costs 20 to 60 s on two cores and makes steps 1.5 to 2 times as fast
 _TRAINING_SHARE = 0.95  # of the minutes; the rest is for evaluations and checkpoints
 _ASSUMED_MFU = 0.3  # of an uncompiled step, to guess how long a run will take
-_CPU_MICRO_BATCH_TOKENS = 4_096
-_GPU_MICRO_BATCH_TOKENS = 16_384
+_CPU_MICRO_BATCH_TOKENS = 4_096  # more at once are no faster
+_GPU_MICRO_BATCH_TOKENS = 65_536
+
+_BYTES = {unit: 1000**power for power, unit in enumerate(["", "KB", "MB", "GB", "TB"])}
+_BYTES |= {"B": 1} | {unit: 1024**power for power, unit in enumerate(["KIB", "MIB", "GIB", "TIB"], start=1)}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,6 +34,8 @@ class Machine:
     """Physical cores."""
     peak_flops: float
     """Rate of a large matrix product [FLOP/s]."""
+    n_data_ranks: int = 1
+    """Processes that share the windows of a step."""
 
 
 def resolve_shape(model: ModelConfig) -> ModelConfig:
@@ -53,6 +59,7 @@ def resolve(
     train_tokens: int,
     flops_per_token: int,
     fill: float = 1.0,
+    fits: Callable[[TrainConfig], bool] = lambda train: True,
 ) -> tuple[RunConfig, list[str]]:
     """Fill in everything but a `max_minutes`, which needs timed steps (see `resolve_minutes`).
 
@@ -63,6 +70,7 @@ def resolve(
         train_tokens: in an epoch, padding not counted.
         flops_per_token: forward and backward.
         fill: share of the positions that are not padding.
+        fits: whether memory will hold a run with these values; asked only for a micro-batch that is "auto".
 
     Returns:
         The configuration to run and store, and notices about values that were changed.
@@ -87,12 +95,12 @@ def resolve(
     train = replace(
         train,
         max_steps=max_steps,
-        micro_batch_size=train.micro_batch_size or _micro_batch_size(config, machine),
         precision=machine.precision if train.precision == "auto" else train.precision,
         compile=compile_it,
         device=machine.device,
         threads=train.threads or machine.threads,
     )
+    train = replace(train, micro_batch_size=_micro_batch_size(replace(config, train=train), machine, fits))
     resolved = replace(
         config,
         model=resolve_shape(config.model),
@@ -145,13 +153,75 @@ def _max_steps(config: RunConfig, *, train_tokens: int, fill: float) -> int | No
     return min(limits) if limits else None
 
 
-def _micro_batch_size(config: RunConfig, machine: Machine) -> int:
-    """The largest divisor of a step's windows whose tokens stay within what the device likes at once."""
-    budget = _CPU_MICRO_BATCH_TOKENS if machine.device == "cpu" else _GPU_MICRO_BATCH_TOKENS
-    context = config.model.context_length
-    n_windows = config.train.tokens_per_step // context
-    fitting = [n for n in range(1, n_windows + 1) if n_windows % n == 0 and n * context <= budget]
-    return max(fitting, default=1)
+def windows_per_rank(config: RunConfig, n_data_ranks: int) -> int:
+    """Windows that each process has of a step.
+
+    Raises:
+        ConfigError: the windows of a step cannot be shared in equal parts.
+    """
+    train, context = config.train, config.model.context_length
+    n_windows = train.tokens_per_step // context
+    if n_windows % n_data_ranks:
+        raise ConfigError(
+            f"train.tokens_per_step = {train.tokens_per_step}: {n_data_ranks} processes cannot share its {n_windows} "
+            f"windows of model.context_length = {context} in equal parts; use a multiple of {context * n_data_ranks}, "
+            f"for example {_multiple(train.tokens_per_step, context * n_data_ranks)}"
+        )
+    return n_windows // n_data_ranks
+
+
+def largest_divisor(n: int, *, at_most: int) -> int:
+    """The largest divisor of `n` up to `at_most`, 1 at least."""
+    return max((d for d in range(1, min(n, at_most) + 1) if n % d == 0), default=1)
+
+
+def _multiple(n: int, of: int) -> int:
+    return max(1, (n + of // 2) // of) * of
+
+
+def memory_bytes(text: int | str) -> int:
+    """An amount of memory as a user writes it, "24GB", "1.5 GiB" or a number, in bytes.
+
+    Raises:
+        ValueError: it is not one, or not positive.
+    """
+    written = str(text).strip().upper()
+    number = written.rstrip("BGIKMT ")
+    unit = written.removeprefix(number).strip()
+    if unit not in _BYTES or not number.replace(".", "", 1).isdecimal() or float(number) <= 0:
+        raise ValueError(f'{text!r}: must be an amount of memory, for example "24GB", "800MB" or a number of bytes')
+    return int(float(number) * _BYTES[unit])
+
+
+def micro_batch_size(config: RunConfig) -> int:
+    """Sequences per forward pass of a resolved configuration."""
+    size = config.train.micro_batch_size
+    assert isinstance(size, int), "resolved"
+    return size
+
+
+def smaller_micro_batch(config: RunConfig) -> int | None:
+    """The largest micro-batch of at most half the size that cuts a step evenly; None: it is 1 already."""
+    size, n_windows = micro_batch_size(config), config.train.tokens_per_step // config.model.context_length
+    return max((n for n in range(1, size // 2 + 1) if n_windows % n == 0), default=None)
+
+
+def _micro_batch_size(config: RunConfig, machine: Machine, fits: Callable[[TrainConfig], bool]) -> int:
+    """What was asked for, or the largest divisor of a process's windows that fits and that the device likes at once."""
+    train, context = config.train, config.model.context_length
+    n_windows, asked = windows_per_rank(config, machine.n_data_ranks), config.train.micro_batch_size
+    if asked == "auto":
+        budget = _CPU_MICRO_BATCH_TOKENS if machine.device == "cpu" else _GPU_MICRO_BATCH_TOKENS
+        sizes = [n for n in range(n_windows, 1, -1) if n_windows % n == 0 and n * context <= budget]
+        return next((n for n in sizes if fits(replace(train, micro_batch_size=n))), 1)
+    if n_windows % asked:
+        raise ConfigError(
+            f"train.micro_batch_size = {asked}: must divide the {n_windows} windows that each of "
+            f"{machine.n_data_ranks} processes has of train.tokens_per_step = {train.tokens_per_step}; use "
+            f"--train.micro_batch_size {largest_divisor(n_windows, at_most=asked)}, or train.tokens_per_step = "
+            f"{_multiple(train.tokens_per_step, context * asked * machine.n_data_ranks)}"
+        )
+    return asked
 
 
 def _resolve_warmup(config: RunConfig) -> tuple[RunConfig, list[str]]:

@@ -88,7 +88,7 @@ def entries(run: RunDir) -> Iterator[tuple[str, int, dict[str, float | str]] | N
     """Kind, step and named values of all that the run writes, in its order; None where nothing new is there yet."""
     metrics, samples, prompts = Tail(run.metrics), Tail(run.samples), _prompts(run)
     while True:
-        rows = [(str(row.get("split")), row) for row in metrics.read()] + [("sample", row) for row in samples.read()]
+        rows = [(_kind(row), row) for row in metrics.read()] + [("sample", row) for row in samples.read()]
         for kind, row in sorted(rows, key=lambda pair: pair[1]["step"]):
             if kind == "sample":
                 prompt = str(row.get("prompt", ""))
@@ -99,6 +99,11 @@ def entries(run: RunDir) -> Iterator[tuple[str, int, dict[str, float | str]] | N
                 yield kind, row["step"], values
         if not rows:
             yield None
+
+
+def _kind(row: Mapping[str, Any]) -> str:
+    """What a row of metrics is of; those of several tasks have the same step and names, so each is a kind."""
+    return f"task/{row.get('task')}" if row.get("split") == "task" else str(row.get("split"))
 
 
 def flat(table: Mapping[str, Any], *, prefix: str) -> dict[str, float | str]:

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from smalllm.errors import NonFiniteError
 from smalllm.optim.optimizers import set_lr
 from smalllm.training.step import LossFunction, train_step
 
@@ -92,19 +91,13 @@ def run_range_test(
     model.train()
     for step, rate in enumerate(rates):
         set_lr(optimizers, rate / peak_lr)
-        try:
-            loss, _, _ = train_step(
-                model,
-                optimizers,
-                batches(step * n_windows),
-                loss_function,
-                seed=seed,
-                step=step,
-                clip_norm=clip_norm,
-            )
-        except NonFiniteError:
+        update = train_step(
+            model, optimizers, batches(step * n_windows), loss_function, seed=seed, step=step, clip_norm=clip_norm
+        )
+        if update.refused:
             found.stopped = "not finite"
             break
+        loss = update.loss
         mean = SMOOTHING * mean + (1 - SMOOTHING) * loss
         smoothed = mean / (1 - SMOOTHING ** (step + 1))  # without the pull of the 0 that the mean begins with
         found.rates.append(rate)

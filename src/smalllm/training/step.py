@@ -3,22 +3,36 @@
 import hashlib
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.utils.checkpoint import checkpoint
 
 from smalllm import runtime
 from smalllm.data.padded import IGNORED
-from smalllm.errors import NonFiniteError
 from smalllm.model.documents import find_documents
+from smalllm.model.gpt import GPT
+from smalllm.optim import guards
+from smalllm.training.distributed import ALONE, Ranks
+from smalllm.training.memory import memory_guard
+from smalllm.training.parallel import add_gradients, begin_backward, clip_gradients
 
 LossFunction = Callable[[nn.Module, Tensor, Tensor], Tensor]
 
 
-def make_loss_function(device: str, precision: str, *, compile_it: bool, eos_id: int | None = None) -> LossFunction:
+def only_finite(loss: float, grad_norm: float) -> str:
+    """Refuse what is not finite, and nothing else."""
+    return guards.refusal(loss, grad_norm, losses=(), grad_norms=(), sigmas=0.0)
+
+
+def make_loss_function(
+    device: str, precision: str, *, compile_it: bool, eos_id: int | None = None, n_chunks: int = 1
+) -> LossFunction:
     """The function from model, inputs and targets to the mean loss.
 
     Args:
@@ -26,16 +40,49 @@ def make_loss_function(device: str, precision: str, *, compile_it: bool, eos_id:
         precision: of its matrix products.
         compile_it: by `torch.compile`, at the first call.
         eos_id: given, attention stays inside documents, each of which this token opens (see `model/documents.py`).
+        n_chunks: in how many parts the logits are made; the backward pass makes each part again, so that there is
+            never more than one.
     """
 
     def mean_loss(model: nn.Module, token_ids: Int[Tensor, "B T"], targets: Int[Tensor, "B T"]) -> Float[Tensor, ""]:
         """Mean negative log-likelihood of the targets but `IGNORED` ones [nats/token], reduced in FP32."""
-        options = {} if eos_id is None else {"documents": find_documents(token_ids, eos_id=eos_id)}
+        documents = None if eos_id is None else find_documents(token_ids, eos_id=eos_id)
+        if n_chunks > 1:
+            with runtime.autocast(device, precision):
+                hidden = cast(GPT, model).hidden(token_ids, documents=documents)
+            return _chunked_loss(cast(GPT, model), hidden.flatten(0, 1), targets.flatten())
         with runtime.autocast(device, precision):
-            logits = model(token_ids, **options)
+            logits = model(token_ids, documents=documents) if documents else model(token_ids)
         return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED)
 
+    def _chunked_loss(model: GPT, hidden: Float[Tensor, "N D"], targets: Int[Tensor, "N"]) -> Float[Tensor, ""]:
+        def part(rows: Tensor, wanted: Tensor) -> Tensor:
+            with runtime.autocast(device, precision):
+                logits = model.lm_head(rows)[..., : model.vocab_size]
+            return F.cross_entropy(logits.float(), wanted, ignore_index=IGNORED, reduction="sum")
+
+        pairs = zip(hidden.chunk(n_chunks), targets.chunk(n_chunks), strict=True)
+        sums = [checkpoint(part, rows, wanted, use_reentrant=False) for rows, wanted in pairs]
+        return torch.stack(sums).sum() / (targets != IGNORED).sum()
+
     return torch.compile(mean_loss, dynamic=False) if compile_it else mean_loss
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """What became of an update.
+
+    Attributes:
+        loss: mean over its targets [nats/token].
+        grad_norm: of the whole gradient, before clipping.
+        n_targets: that the loss is the mean of.
+        refused: why the weights were left as they were; empty where they were changed.
+    """
+
+    loss: float
+    grad_norm: float
+    n_targets: int
+    refused: str
 
 
 def train_step(
@@ -47,8 +94,11 @@ def train_step(
     seed: int,
     step: int,
     clip_norm: float,
-) -> tuple[float, float, int]:
-    """Apply one update; rates were set before.
+    refusal: Callable[[float, float], str] = only_finite,
+    loss_scale: float = 1.0,
+    ranks: Ranks = ALONE,
+) -> Update:
+    """Apply one update, unless it is refused; rates were set before.
 
     Args:
         model: in training mode.
@@ -57,35 +107,39 @@ def train_step(
             of them, `IGNORED` ones left out, however they are divided.
         loss_function: from `make_loss_function`.
         seed: with `step` and the micro-batch's number it decides dropout.
-        step: updates applied before this one.
+        step: updates before this one.
         clip_norm: largest norm of the gradient; 0: no clipping.
-
-    Returns:
-        Loss [nats/token], norm of the gradient before clipping, and the number of targets.
+        refusal: from loss and norm to why the update must not be applied, or nothing.
+        loss_scale: what the loss is multiplied by for the backward pass, and the gradient divided by after it.
+        ranks: the processes that share the step; each comes with micro-batches of its own. What is returned is of all
+            of them, and the same on each.
 
     Raises:
-        NonFiniteError: loss or gradient is not finite; the weights are untouched.
+        DeviceMemoryError: memory did not hold a micro-batch; the weights are untouched.
     """
     total, counts = 0.0, torch.stack([(targets != IGNORED).sum() for _, targets in micro_batches]).tolist()
-    for number, (token_ids, targets) in enumerate(micro_batches):
-        torch.manual_seed(dropout_seed(seed, step, number))
-        loss = loss_function(model, token_ids, targets) / (sum(counts) / counts[number])
-        loss.backward()
-        total += loss.item()
-    parameters = [p for p in model.parameters() if p.grad is not None]
-    norm = float(torch.nn.utils.clip_grad_norm_(parameters, clip_norm or math.inf, foreach=True))
-    if not math.isfinite(total) or not math.isfinite(norm):
-        clear_gradients(optimizers)
-        raise NonFiniteError(
-            f"step {step}: the loss is {total} and the gradient's norm {norm}; the weights of step {step} are "
-            "untouched; lower --optim.lr (or --optim.muon_lr), keep --optim.clip_norm at 1, "
-            "or use --train.precision fp32",
-            step=step,
-        )
-    for optimizer in optimizers:
-        optimizer.step()
+    n_targets = int(ranks.data_sums([sum(counts)])[0])
+    with memory_guard(model):
+        for number, (token_ids, targets) in enumerate(micro_batches):
+            torch.manual_seed(dropout_seed(seed, step, number, ranks.data_rank))
+            begin_backward(model, is_last=number + 1 == len(micro_batches))
+            loss = loss_function(model, token_ids, targets) / (n_targets / counts[number])
+            (loss * loss_scale if loss_scale != 1.0 else loss).backward()
+            total += loss.item()
+    add_gradients(model, ranks)
+    norm = clip_gradients(model, clip_norm, ranks, scale=loss_scale)
+    total, norm = ranks.data_sums([total])[0], _worst(ranks.gather([norm]))
+    refused = refusal(total, norm)
+    if not refused:
+        for optimizer in optimizers:
+            optimizer.step()
     clear_gradients(optimizers)
-    return total, norm, sum(counts)
+    return Update(total, norm, n_targets, refused)
+
+
+def _worst(norms: list[list[float]]) -> float:
+    """Rank 0's norm, unless that of another is not finite."""
+    return next((norm for (norm,) in norms if not math.isfinite(norm)), norms[0][0])
 
 
 def dropout_seed(seed: int, step: int, micro_step: int, rank: int = 0) -> int:

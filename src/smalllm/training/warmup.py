@@ -8,15 +8,22 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from smalllm import runtime
+from smalllm.training.distributed import ALONE, Ranks
+from smalllm.training.memory import memory_guard
 from smalllm.training.step import LossFunction, train_step
 
 _REPEATS = 3
 
 
 def run_once(model: nn.Module, loss_function: LossFunction, batch: tuple[Tensor, Tensor]) -> None:
-    """One forward and backward pass, for the compiler; weights and gradients are as before."""
+    """One forward and backward pass, for the compiler; weights and gradients are as before.
+
+    Raises:
+        DeviceMemoryError: memory did not hold it.
+    """
     model.train()
-    loss_function(model, *batch).backward()
+    with memory_guard(model):
+        loss_function(model, *batch).backward()
     model.zero_grad(set_to_none=True)
 
 
@@ -28,6 +35,7 @@ def time_update(
     *,
     grad_accum_steps: int,
     device: str,
+    ranks: Ranks = ALONE,
 ) -> float:
     """Seconds that one update takes, measured on real updates which are undone afterwards.
 
@@ -40,19 +48,26 @@ def time_update(
         batch: one micro-batch.
         grad_accum_steps: micro-batches of a real update.
         device: where all this is.
+        ranks: the processes that do this together.
+
+    Raises:
+        DeviceMemoryError: memory did not hold the micro-batch; everything is as before.
     """
     before = [p.detach().clone() for p in model.parameters()]
     model.train()
     times_s = {1: float("inf"), 2: float("inf")}
-    for repeat in range(_REPEATS):
-        for n_batches in times_s:
-            started_at = time.perf_counter()
-            train_step(model, optimizers, [batch] * n_batches, loss_function, seed=0, step=repeat, clip_norm=1.0)
-            runtime.synchronize(device)
-            times_s[n_batches] = min(times_s[n_batches], time.perf_counter() - started_at)
-    with torch.no_grad():
-        for parameter, value in zip(model.parameters(), before, strict=True):
-            parameter.copy_(value)
-    for optimizer in optimizers:
-        optimizer.state.clear()
+    try:
+        for repeat in range(_REPEATS):
+            for n_batches in times_s:
+                started_at = time.perf_counter()
+                batches = [batch] * n_batches
+                train_step(model, optimizers, batches, loss_function, seed=0, step=repeat, clip_norm=1.0, ranks=ranks)
+                runtime.synchronize(device)
+                times_s[n_batches] = min(times_s[n_batches], time.perf_counter() - started_at)
+    finally:  # also where memory was not enough: it is tried again with a smaller micro-batch
+        with torch.no_grad():
+            for parameter, value in zip(model.parameters(), before, strict=True):
+                parameter.copy_(value)
+        for optimizer in optimizers:
+            optimizer.state.clear()
     return times_s[1] + (grad_accum_steps - 1) * max(0.0, times_s[2] - times_s[1])

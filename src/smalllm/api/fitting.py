@@ -1,0 +1,53 @@
+"""The micro-batch that memory holds: chosen before a run by reckoning, and halved where memory was not enough."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from smalllm import runtime
+from smalllm.config import RunConfig, TrainConfig
+from smalllm.errors import DeviceMemoryError
+from smalllm.planning.memory import predict_memory
+from smalllm.protocols import Progress
+from smalllm.recipes import save_config
+from smalllm.recipes.resolve import memory_bytes, micro_batch_size, smaller_micro_batch
+
+if TYPE_CHECKING:
+    from smalllm.api.sitting import Sitting
+
+_SURE_SHARE = 0.9  # of the memory: predictions are right within 15 %, and a smaller micro-batch is little slower
+
+
+def fits_here(config: RunConfig, *, vocab_size: int, device: str) -> Callable[[TrainConfig], bool]:
+    """Whether a run with these values would fit into `train.memory`, else into what the device has free."""
+    limit = runtime.free_memory_bytes(device)
+    if config.train.memory is not None:
+        limit = min(limit, memory_bytes(config.train.memory))
+
+    def fits(train: TrainConfig) -> bool:
+        needed = predict_memory(config.model, config.optim, train, vocab_size=vocab_size)
+        return needed.total <= _SURE_SHARE * limit
+
+    return fits
+
+
+def shrinker(sitting: "Sitting", progress: Progress) -> Callable[[DeviceMemoryError], bool]:
+    """What makes a sitting's micro-batches half as large, and stores and tells it.
+
+    False where one is left, and where several processes train together: the others would wait for this one.
+    """
+
+    def shrink(error: DeviceMemoryError) -> bool:
+        size, smaller = micro_batch_size(sitting.config), smaller_micro_batch(sitting.config)
+        if smaller is None or sitting.ranks.n > 1:
+            return False
+        sitting.config = replace(sitting.config, train=replace(sitting.config.train, micro_batch_size=smaller))
+        if sitting.run.config.exists():
+            save_config(sitting.config, sitting.run.config)
+        progress.say(
+            f"WARNING: memory did not hold {size} sequences at a time ({error}); going on with {smaller}, which "
+            "learns the same"
+        )
+        return True
+
+    return shrink

@@ -1,0 +1,58 @@
+"""What makes a checkpoint whole: its manifest, with the size and sha256 of every file."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from smalllm.errors import CheckpointError
+
+FORMAT, VERSION = "smalllm-checkpoint", 1
+_DAMAGED = "the checkpoint is damaged: restore the file, or delete this checkpoint to use an older one"
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """The manifest of the checkpoint `path`.
+
+    Raises:
+        CheckpointError: missing, damaged, or of a newer smalllm.
+    """
+    try:
+        manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
+        version, files = manifest["version"], manifest["files"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path / 'manifest.json'}: missing or damaged ({error}); {_DAMAGED}") from error
+    if manifest.get("format") != FORMAT or version > VERSION or not isinstance(files, dict):
+        raise CheckpointError(
+            f"{path}: format {manifest.get('format')!r} version {version}, "
+            f"this smalllm reads {FORMAT!r} up to version {VERSION}"
+        )
+    return dict(manifest)
+
+
+def verify_file(path: Path, expected: Any) -> None:
+    """Compare a file with what its manifest says.
+
+    Raises:
+        CheckpointError: missing, of another size or content.
+    """
+    if not isinstance(expected, dict) or not path.exists():
+        raise CheckpointError(f"{path}: missing; {_DAMAGED}")
+    found_bytes = path.stat().st_size
+    if found_bytes != expected.get("bytes"):
+        raise CheckpointError(f"{path}: has {found_bytes} bytes, its manifest says {expected.get('bytes')}; {_DAMAGED}")
+    if sha256_of(path) != expected.get("sha256"):
+        raise CheckpointError(f"{path}: its sha256 is not the manifest's; {_DAMAGED}")
+
+
+def sha256_of(path: Path) -> str:
+    """The sha256 of a file [64 hex digits]."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sync_file(path: Path) -> None:
+    """Wait until the disk has the file."""
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())

@@ -1,0 +1,75 @@
+"""A smalllm model as a model of lm-evaluation-harness, which then runs any of its tasks on it."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from smalllm.evaluation.likelihood import score_requests
+from smalllm.evaluation.requests import Encoder
+from smalllm.model.gpt import GPT
+
+MOST_TOKENS = 256
+"""Tokens of a continuation where a task does not say, as with the harness's own models."""
+
+Generate = Callable[[str, int, dict[str, Any]], str]
+
+
+def make_language_model(model: GPT, encoder: Encoder, *, device: str, precision: str, generate: Generate) -> Any:
+    """An `lm_eval.api.model.LM` around a model.
+
+    Args:
+        model: on `device`.
+        encoder: from text to requests.
+        device: where the model is.
+        precision: of its matrix products.
+        generate: from a prompt, a number of tokens and the task's own options to the text that follows.
+
+    Raises:
+        ImportError: lm-evaluation-harness is not installed.
+    """
+    from lm_eval.api.model import LM
+
+    class SmalllmModel(LM):  # here, because the base class is only there where the extra is installed
+        def loglikelihood(self, requests: list[Any]) -> list[tuple[float, bool]]:
+            """Log-probability of each continuation; neighbours with the same context share its computation."""
+            asked = [encoder.pairs(*group, where=f"after {group[0]!r:.60}") for group in _neighbours(requests)]
+            found = score_requests(model, asked, device=device, precision=precision)
+            return [(one.log_prob, one.is_greedy) for group in found for one in group]
+
+        def loglikelihood_rolling(self, requests: list[Any]) -> list[float]:
+            """Log-probability of whole texts, in windows of the context length."""
+            asked = [encoder.rolling(request.args[0]) for request in requests]
+            found = score_requests(model, asked, device=device, precision=precision)
+            return [sum(one.log_prob for one in group) for group in found]
+
+        def generate_until(self, requests: list[Any]) -> list[str]:
+            """What follows each prompt, up to the first of the strings that end it."""
+            return [_generate(generate, *request.args) for request in requests]
+
+    return SmalllmModel()
+
+
+def _neighbours(requests: list[Any]) -> list[tuple[str, list[str]]]:
+    """Contexts, each with the continuations that one document asks for."""
+    groups: list[tuple[str, list[str]]] = []
+    last: Any = None
+    for request in requests:
+        context, continuation = request.args
+        if (request.doc_id, context) != last:
+            groups.append((context, []))
+            last = (request.doc_id, context)
+        groups[-1][1].append(continuation)
+    return groups
+
+
+def _generate(generate: Generate, prompt: str, options: dict[str, Any]) -> str:
+    until = options.get("until") or []
+    n_tokens = int(options.get("max_gen_toks") or MOST_TOKENS)
+    return cut_at(generate(prompt, n_tokens, options), [until] if isinstance(until, str) else until)
+
+
+def cut_at(text: str, ends: Sequence[str]) -> str:
+    """The text before the first of some strings."""
+    for end in ends:
+        if end:
+            text = text.split(end)[0]
+    return text

@@ -1,0 +1,158 @@
+"""A plan says what a run then measures, and what it proposes follows its rule."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import smalllm
+from run_helpers import options_of, prepared_config, tiny_config
+from smalllm import cli
+from smalllm.config import RunConfig
+from smalllm.errors import ConfigError
+from smalllm.model.count import count_parameters, flops_per_token
+from smalllm.planning.budget import COMPUTE_OPTIMAL
+from smalllm.recipes import override
+from smalllm.rundir import RunDir, read_jsonl
+
+LENGTHLESS = {"train.max_steps": None, "train.max_epochs": 2.0}
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("smalllm.runtime._MATMUL_SIZE", 128)
+
+
+def test_without_data_the_length_may_be_open(tmp_path: Path) -> None:
+    found = smalllm.plan(tiny_config(tmp_path), measure=False)
+    assert (found.steps, found.tokens, found.epochs) == (14, 14 * 128, None)
+    assert found.train_time_s == 14 * found.step_time_s and not found.is_measured
+    assert found.memory.data == 0 and found.memory.total > found.memory.process > 0
+    found = smalllm.plan(tiny_config(tmp_path, LENGTHLESS), measure=False)
+    assert found.steps is found.tokens is found.train_time_s is None
+    assert "how many tokens it is, is not known yet" in found.notes[0]
+    assert found.config.train.max_epochs == 2.0
+    prepared = smalllm.plan(prepared_config(tmp_path, LENGTHLESS), measure=False)
+    assert prepared.epochs == pytest.approx(2.0, rel=0.02) and prepared.memory.data > 0
+
+
+def test_the_chosen_model_sees_its_tokens(tmp_path: Path) -> None:
+    config = tiny_config(tmp_path, {"train.tokens_per_step": 4096, "model.d_model": 64, "model.n_layers": 2})
+    sizes = []
+    for minutes in (0.05, 1.0, 30.0, 600.0):
+        found = smalllm.plan(config, minutes=minutes, measure=False)
+        count = count_parameters(found.config.model, vocab_size=257).total
+        assert found.tokens is not None and found.train_time_s is not None
+        assert found.train_time_s <= 60 * minutes
+        assert found.config.model.n_layers == 1 or found.tokens >= 0.98 * COMPUTE_OPTIMAL * count
+        assert found.config.model.d_model // found.config.model.n_heads == 32
+        sizes.append(count)
+    assert sizes == sorted(sizes) and len(set(sizes)) > 2
+
+
+def test_memory_bounds_the_model_and_the_micro_batch(tmp_path: Path) -> None:
+    config = tiny_config(tmp_path, {"train.micro_batch_size": "auto", "train.tokens_per_step": 4096})
+    free = smalllm.plan(config, minutes=1e5, measure=False)
+    bound = smalllm.plan(config, minutes=1e5, memory="600MB", measure=False)
+    assert bound.memory.total <= 600e6 < free.memory.total
+    assert count_parameters(bound.config.model, vocab_size=257).total < free.parameters
+    (note,) = [n for n in smalllm.plan(config, memory=1_000_000, measure=False).notes if "memory" in n]
+    assert "choose a smaller model" in note
+
+
+def test_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["plan", "shakespeare", "--model.d_model", "48", "--model.n_layers", "1", "--train.compile", "false"]
+    assert cli.main([*words, "--guess", "--minutes", "2", "--memory", "2GB"]) == 0
+    said = capsys.readouterr()
+    assert "FLOPs per token" in said.out and "at the peak" in said.out and "(guessed)" in said.out
+    command = next(line for line in said.out.splitlines() if "smalllm train" in line)
+    assert "--train.max_minutes 2 --train.memory 2GB" in command and "--model.n_layers" in command
+    small = ["--train.tokens_per_step", "512", "--train.threads", "1", "--json"]
+    assert cli.main([*words, *small]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["is_measured"] and found["measured_memory_bytes"] > 1e8
+    parts = {k: v for k, v in found["memory"].items() if k != "total_bytes"}
+    assert sum(parts.values()) == found["memory"]["total_bytes"]
+    assert found["tokens_per_second"] == pytest.approx(512 / found["step_time_s"])
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (["--minutes", "0"], "must be more than 0"),
+        (["--memory", "lots"], "must be an amount of memory"),
+        (["--memory", "0GB"], "must be an amount of memory"),
+        (["--train.memory", "12 parsecs"], "train.memory = '12 parsecs'"),
+        (["--train.micro_batch_size", "most"], ""),
+    ],
+)
+def test_wrong_words(words: list[str], problem: str, capsys: pytest.CaptureFixture[str]) -> None:
+    try:
+        assert cli.main(["plan", "shakespeare", "--guess", *words]) == 2
+    except SystemExit as stop:  # the parser's own way
+        assert stop.code == 2
+    assert problem in capsys.readouterr().err
+
+
+def test_a_budget_must_be_positive(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError):
+        smalllm.plan(tiny_config(tmp_path), minutes=float("nan"))
+
+
+# --- against runs
+
+RUN: dict[str, Any] = {
+    "train.precision": "fp32", "train.compile": False, "train.max_steps": 6, "model.dropout": 0.0,
+    "eval.every": 0, "eval.final_tokens": 4096, "train.tokens_per_step": 8192, "model.context_length": 256,
+}  # fmt: skip
+RUNS: dict[str, dict[str, Any]] = {
+    "gelu": {"model.n_layers": 6, "model.n_heads": 4, "model.d_model": 256, "train.micro_batch_size": 16},
+    "swiglu": {
+        "model.n_layers": 4, "model.n_heads": 8, "model.d_model": 512, "model.mlp": "swiglu", "model.norm": "rmsnorm",
+        "train.micro_batch_size": 8,
+    },
+}  # fmt: skip
+
+
+def command(config: RunConfig, changes: dict[str, Any]) -> list[str]:
+    files = {"data.files": config.data.files, "data.path": config.data.path, "tokenizer.kind": "bytes"}
+    return ["shakespeare", *options_of({**files, **RUN, **changes, "train.threads": 1, "train.log_every": 1})]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RUNS)
+def test_a_run_measures_what_was_planned(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import subprocess
+    import sys
+
+    config = prepared_config(tmp_path, {"model.context_length": 256, "train.tokens_per_step": 8192})
+    words = command(config, RUNS[name])
+    for n_tries in (1, 2, 3):  # the time is that of a machine that others use too
+        planned = subprocess.run(
+            [sys.executable, "-m", "smalllm", "plan", *words, "--json"], capture_output=True, text=True, check=True
+        )
+        found = json.loads(planned.stdout)
+        out = tmp_path / f"run-{n_tries}"
+        subprocess.run([sys.executable, "-m", "smalllm", "train", *words, "--out", str(out)], check=True)
+        rows = [row for row in read_jsonl(RunDir(out).metrics) if row["split"] == "train"]
+        time_s = sorted(row["step_time_s"] for row in rows[1:])[len(rows) // 2]
+        assert found["memory"]["total_bytes"] == pytest.approx(rows[-1]["peak_memory_bytes"], rel=0.15)
+        if found["step_time_s"] == pytest.approx(time_s, rel=0.15):
+            return
+    pytest.fail(f"planned {found['step_time_s']:.3g} s an update, measured {time_s:.3g} s, three times")
+
+
+def test_a_part_that_is_left_out_would_be_noticed(tmp_path: Path) -> None:
+    """The partner: each of the large parts is more than the 15 % that a prediction may be wrong by."""
+    shape = {**RUN, **RUNS["gelu"], "train.micro_batch_size": 16, "train.device": "cpu"}
+    memory = smalllm.plan(tiny_config(tmp_path, shape), measure=False).memory
+    for part in (memory.process, memory.activations, memory.heap):
+        assert part > 0.15 * memory.total
+
+
+def test_flops_are_those_of_the_counts(tmp_path: Path) -> None:
+    config = override(tiny_config(tmp_path), {"model.n_layers": 3})
+    found = smalllm.plan(config, measure=False)
+    assert found.flops_per_token == flops_per_token(config.model, vocab_size=257)
