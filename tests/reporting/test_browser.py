@@ -70,10 +70,10 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> str:
     return write_report(write_full_run(tmp_path_factory.mktemp("page"))).read_text(encoding="utf-8")
 
 
-def probed(page: str, folder: Path) -> dict[str, object]:
-    """What `PROBE` saw in a copy of the page."""
+def probed(page: str, folder: Path, script: str = PROBE) -> dict[str, object]:
+    """What a script saw in a copy of the page."""
     (folder / "copy.html").write_text(
-        re.sub(r"<meta http-equiv[^>]*>", "", page).replace("</script>\n</body>", f"{PROBE}</script></body>"),
+        re.sub(r"<meta http-equiv[^>]*>", "", page).replace("</script>\n</body>", f"{script}</script></body>"),
         encoding="utf-8",
     )
     elements, complaints = browse(folder / "copy.html", folder / "profile")
@@ -143,5 +143,17 @@ def test_the_page_of_a_run_that_has_just_begun(tmp_path: Path) -> None:
 
 def test_several_runs_have_a_button_each(tmp_path: Path) -> None:
     runs: list[RunDir] = [write_full_run(tmp_path, name) for name in ("one", "<b>two")]
-    elements, complaints = browse(write_report(*runs, out=tmp_path / "out"), tmp_path / "profile")
+    report = write_report(*runs, out=tmp_path / "out")
+    elements, complaints = browse(report, tmp_path / "profile")
     assert complaints == "" and elements.count('aria-pressed="true"') == 2 and "&lt;b&gt;two" in elements
+    shown = probed(report.read_text(encoding="utf-8"), tmp_path, HIDE_ONE)
+    assert shown["wide"] is False and shown["curves"] == [2, 1]
+
+
+HIDE_ONE = """
+const curves = () => document.querySelector("svg").querySelectorAll("path.train").length;
+const shown = { wide: document.documentElement.scrollWidth > innerWidth + 1, curves: [curves()] };
+document.querySelector("#runs button").click();
+shown.curves.push(curves());
+document.body.dataset.shown = JSON.stringify(shown);
+"""

@@ -75,7 +75,7 @@ def test_samples_of_one_prompt_stand_side_by_side(pair: list[RunDir], tmp_path: 
     report(pair[0].path, out=tmp_path)
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     (texts,) = re.findall(r"<div class=texts tabindex=0>.*?</blockquote></div></div>", page, flags=re.DOTALL)
-    assert re.findall(r"after (\d+) steps", texts) == ["50", "100"]
+    assert re.findall(r"after (\d+) steps", texts) == ["100", "50"]
 
 
 def test_two_runs_of_one_name_are_told_apart(tmp_path: Path) -> None:

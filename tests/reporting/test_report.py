@@ -283,6 +283,12 @@ def test_a_date_in_a_configuration_mended_by_hand(run: RunDir) -> None:
     assert "d_model = <b>&quot;1979-05-27&quot;</b>" in write_report(run).read_text(encoding="utf-8")
 
 
+def test_a_run_that_trains_says_how_far_it_is(run: RunDir) -> None:
+    run.result.unlink()
+    run.config.write_text("[train]\nmax_steps = 4000\n")
+    assert ": 100 of 4,000 steps, 102,400 tokens, 50.0 s on cpu." in write_report(run).read_text(encoding="utf-8")
+
+
 def test_no_run_is_an_error() -> None:
     with pytest.raises(ConfigError, match="at least one run"):
         write_report()

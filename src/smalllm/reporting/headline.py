@@ -16,7 +16,10 @@ def summary(facts: RunFacts) -> str:
     model = f"A GPT with {count(parameters)} parameters" if parameters else "A GPT"
     text = f"{model}, recipe {facts.recipe}"
     if finite(steps) is not None:
-        text += f": {count(steps)} steps, {count(tokens)} tokens, {duration(seconds)}"
+        planned = finite(dig(facts.config, "train.max_steps"))
+        of = f" of {count(planned)}" if planned and not result else ""
+        text += f": {count(steps)}{of} step{'' if steps == 1 and not of else 's'}, {count(tokens)} tokens, "
+        text += duration(seconds)
     device = result.get("device") or facts.environment.get("device")
     text += f" on {device}." if device else "."
     if not result:

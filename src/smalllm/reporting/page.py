@@ -94,8 +94,8 @@ def _sections(runs: Sequence[RunFacts]) -> str:
         else f"<div class=box>{texts.per_run(runs, tables.evaluations)}</div>"
     )
     return (
-        "<h2>Samples</h2><p class=note>What the model wrote, as it came, after the prompt; without a prompt it starts "
-        f"a text of its own.</p><div class=box>{texts.samples(runs)}</div>"
+        "<h2>Samples</h2><p class=note>What the model wrote after the prompt, as it came, the latest first; without a "
+        f"prompt it starts a text of its own.</p><div class=box>{texts.samples(runs)}</div>"
         f"<h2>{'Numbers' if is_single else 'Evaluations'}</h2>{numbers}"
         "<h2>Do it again</h2><p class=note>One click on a line selects it.</p>"
         f"<div class=box>{texts.per_run(runs, texts.commands)}</div>"

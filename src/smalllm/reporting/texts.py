@@ -26,7 +26,7 @@ def per_run(runs: Sequence[RunFacts], part: Callable[[RunFacts], str]) -> str:
 
 
 def samples(runs: Sequence[RunFacts]) -> str:
-    """What the models wrote after each prompt, through training side by side: from the first samples to the last."""
+    """What the models wrote after each prompt, through training side by side, the latest first."""
     parts = []
     for prompt in chosen_prompts(runs):
         lead = escaped(prompt) if prompt else "(no prompt)"
@@ -48,13 +48,13 @@ def chosen_prompts(runs: Sequence[RunFacts]) -> list[str]:
 
 
 def chosen_samples(facts: RunFacts, prompt: str) -> list[dict[str, Any]]:
-    """The samples of one prompt at the first step, the last and some between, one for each step."""
+    """The samples of one prompt at the last step, the first and some between, one for each step; the latest first."""
     by_step: dict[float, dict[str, Any]] = {}
     for row in facts.samples:
         if str(row.get("prompt") or "") == prompt:
             by_step.setdefault(finite(row.get("step")) or 0.0, row)
     steps = sorted(by_step)
-    return [by_step[steps[i]] for i in sorted(spread(len(steps), MAX_SAMPLED_STEPS))] if steps else []
+    return [by_step[steps[i]] for i in sorted(spread(len(steps), MAX_SAMPLED_STEPS), reverse=True)] if steps else []
 
 
 def _sample(row: Mapping[str, Any], prompt: str) -> str:
