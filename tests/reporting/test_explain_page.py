@@ -12,15 +12,16 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_report import ATTACK, CHROMIUM, browse, outside_references
+from test_report import outside_references
 
+from report_helpers import ATTACK, CHROMIUM, browse
 from smalllm.api.explain import MAX_MAP_BYTES
 from smalllm.reporting.explain_draw import PICTURES
 from smalllm.reporting.explain_page import page_of, write_explanation
 from smalllm.reporting.explain_parts import bin_names, columns_for, shown
 from smalllm.reporting.explanation import Explanation, Head, LensCell, Part, PromptToken, Repeated
+from smalllm.reporting.markup import escaped
 from smalllm.reporting.raster import png_of
-from smalllm.reporting.tables import escaped
 
 NO_CHROMIUM = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: install chromium to open the page in a browser")
 
@@ -222,5 +223,5 @@ def test_page_opens_in_a_browser_without_complaint(page: str, tmp_path: Path) ->
 @NO_CHROMIUM
 def test_a_script_in_the_page_would_be_refused_and_reported(page: str, tmp_path: Path) -> None:
     path = tmp_path / "explain.html"
-    path.write_text(page.replace("</body>", f"{ATTACK}</body>"), encoding="utf-8")
+    path.write_text(page.replace("</body>", "<script>alert(1)</script></body>"), encoding="utf-8")
     assert "Content Security Policy" in browse(path, tmp_path / "profile")[1]

@@ -9,10 +9,10 @@ from smalllm.api.interop import export, import_model
 from smalllm.api.plan import plan
 from smalllm.api.preparation import prepare
 from smalllm.api.quickstart import quickstart
+from smalllm.api.report import report
 from smalllm.api.runs import train
 from smalllm.api.text import generate
 from smalllm.recipes import load_recipe, override, recipe_names
-from smalllm.reporting import write_report as report
 from smalllm.run import load_run
 
 __all__ = [

@@ -28,7 +28,7 @@ COMMANDS = {
     "export": "write a run for Hugging Face transformers or llama.cpp",
     "import": "make a run of a Hugging Face checkpoint",
     "bench": "measure speed against peers, alternating in one call",
-    "report": "draw a run's plots and its page",
+    "report": "show a run, or compare several: plots and a page",
     "doctor": "show what this machine is and can do",
 }
 

@@ -7,8 +7,8 @@ from string import Template
 from smalllm.reporting import explain_parts as parts
 from smalllm.reporting.explain_draw import position_svg, write_pictures
 from smalllm.reporting.explanation import Explanation, Head
+from smalllm.reporting.markup import escaped
 from smalllm.reporting.raster import data_url, png_of
-from smalllm.reporting.tables import escaped
 from smalllm.reporting.words import count, number, printable, share
 from smalllm.rundir import write_json, write_text
 
@@ -45,12 +45,11 @@ def write_explanation(found: Explanation, folder: Path) -> Path:
 
 def page_of(found: Explanation) -> str:
     """The whole page; the same explanation gives the same characters."""
-    files = resources.files("smalllm.reporting")
-    report = (files / "template.html").read_text(encoding="utf-8")
+    files = resources.files("smalllm.reporting") / "web"
     template = Template((files / "explain.html").read_text(encoding="utf-8"))
     name = Path(found.run).name
     return template.substitute(
-        style=report.split("<style>")[1].split("</style>")[0],  # one look for all pages
+        style=(files / "page.css").read_text(encoding="utf-8"),  # one look for all pages
         title=escaped(f"Inside {name}"),
         name=escaped(name),
         summary=_summary(found),

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 from smalllm.reporting.explanation import Explanation, Head, LensCell, PromptToken
-from smalllm.reporting.tables import escaped
+from smalllm.reporting.markup import escaped
 from smalllm.reporting.words import number, printable, share
 
 FULL_BITS = 10.0  # surprise at which a token has its deepest colour: one in a thousand
