@@ -89,7 +89,7 @@ def test_everything_is_there(finished: Finished) -> None:
     names = {p.name for p in finished.out.iterdir()} - {".lock"}
     assert names == {
         "config.toml", "environment.json", "tokenizer", "metrics.jsonl", "checkpoints", "samples.jsonl", "plots",
-        "report.html", "result.json",
+        "report.html", "report.json", "result.json",
     }  # fmt: skip
     page = finished.run.report.read_text()
     assert page.lstrip().lower().startswith("<!doctype html") and "http://" not in page.replace("http://www.w3.org", "")

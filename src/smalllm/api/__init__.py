@@ -2,20 +2,22 @@
 
 from smalllm.api.cluster import merge_parts, shard_writer
 from smalllm.api.evaluation import evaluate
+from smalllm.api.explain import explain
 from smalllm.api.find_lr import find_lr
 from smalllm.api.inspect import inspect_data as inspect
 from smalllm.api.interop import export, import_model
 from smalllm.api.plan import plan
 from smalllm.api.preparation import prepare
 from smalllm.api.quickstart import quickstart
+from smalllm.api.report import report
 from smalllm.api.runs import train
 from smalllm.api.text import generate, generate_many, open_decoder
 from smalllm.recipes import load_recipe, override, recipe_names
-from smalllm.reporting import write_report as report
 from smalllm.run import load_run
 
 __all__ = [
     "evaluate",
+    "explain",
     "export",
     "find_lr",
     "generate",

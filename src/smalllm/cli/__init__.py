@@ -24,10 +24,11 @@ COMMANDS = {
     "find-lr": "suggest a learning rate by a short test, with its plot",
     "evaluate": "measure a run on held-out text",
     "generate": "write text with a run",
+    "explain": "look into a run while it reads a prompt: attention, surprise, layer by layer",
     "export": "write a run for Hugging Face transformers or llama.cpp",
     "import": "make a run of a Hugging Face checkpoint",
     "bench": "measure speed against peers, alternating in one call",
-    "report": "draw a run's plots and its page",
+    "report": "show a run, or compare several: plots and a page",
     "doctor": "show what this machine is and can do",
 }
 

@@ -46,6 +46,7 @@ def model_card(
         _training(config, state, origin),
         _architecture(family, config, vocab_size=vocab_size),
         _numbers(result),
+        _tasks(result),
         _limits(config),
         _proof(proof),
     ]
@@ -125,14 +126,36 @@ def _numbers(result: Mapping[str, Any]) -> str:
         "Of the run's best checkpoint on held-out text of the same source:\n",
         "| measure | model | unigram model |",
         "|---|---|---|",
-        f"| bits per byte | {val['bits_per_byte']:.4f} | {unigram.get('bits_per_byte', float('nan')):.4f} |",
-        f"| loss [nats/token] | {val['loss']:.4f} | |",
-        f"| perplexity | {val['perplexity']:.2f} | |",
+        f"| bits per byte | {val['bits_per_byte']:.4f} | {_number(unigram.get('bits_per_byte'))} |",
+        f"| loss [nats/token] | {val['loss']:.4f} | {_number(unigram.get('loss'))} |",
+        f"| perplexity [tokens] | {val['perplexity']:.2f} | |",
         f"| next-token accuracy | {val['accuracy']:.1%} | |",
     ]
     if "floor" in result:
         lines.append(f"| lowest bits per byte that this text allows | {result['floor']['bits_per_byte']:.4f} | |")
     return "\n".join(lines) + "\n"
+
+
+def _tasks(result: Mapping[str, Any]) -> str:
+    """The scores of the run's tasks, with their standard errors and the level of chance."""
+    rows = []
+    for task, found in (result.get("tasks") or {}).items():
+        for key, value in found.items() if isinstance(found, Mapping) else ():
+            if key in ("n", "chance") or key.endswith("_stderr") or not isinstance(value, int | float):
+                continue
+            error = found.get(f"{key}_stderr")
+            score = _number(value) + (f" ± {_number(error)}" if isinstance(error, int | float) else "")
+            chance = _number(found.get("chance")) if key.startswith("acc") or key == "bits_per_byte" else ""
+            rows.append(f"| `{task}` | {key} | {score} | {chance} | {found.get('n', '')} |")
+    if not rows:
+        return ""
+    head = "| task | measure | score ± standard error | chance | questions |\n|---|---|---|---|---|\n"
+    text = "Without examples before the question; what the measures are: docs/metrics.md of smalllm.\n\n"
+    return f"## Tasks\n\n{text}{head}" + "\n".join(rows) + "\n"
+
+
+def _number(value: object) -> str:
+    return f"{value:.4f}" if isinstance(value, int | float) else ""
 
 
 def _limits(config: RunConfig) -> str:

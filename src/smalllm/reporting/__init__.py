@@ -1,9 +1,10 @@
-"""Plots and a one-file HTML page from what a run wrote down. Reads files only: it never imports torch.
+"""Plots and a one-file HTML page from what runs wrote down. Reads files only: it never imports torch.
 
-`write_plots` draws the five curves as PNG, `write_report` draws them and writes `report.html` beside them.
+`write_report` draws the plots as PNG and writes `report.html` and, for programs, `report.json` beside them; `watch`
+serves the same page while a run trains.
 """
 
 from smalllm.reporting.page import write_report
-from smalllm.reporting.plots import write_plots
+from smalllm.reporting.watch import watch
 
-__all__ = ["write_plots", "write_report"]
+__all__ = ["watch", "write_report"]

@@ -3,7 +3,7 @@
 Colours are from the Okabe-Ito palette, which people with any colour vision can tell apart.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MAX_POINTS = 2_000
-COLOURS = {  # the page replaces each by a CSS variable of the same name, to suit a dark screen
+MAX_EVENTS = 200
+COLOURS = {  # the page has the same on a light screen
     "ink": "#20242c",
     "muted": "#667080",
     "grid": "#e3e6eb",
@@ -37,6 +38,7 @@ COLOURS = {  # the page replaces each by a CSS variable of the same name, to sui
     "train": "#0072b2",
     "val": "#d55e00",
     "floor": "#007a5a",
+    "event": "#a8005c",
 }
 
 
@@ -50,36 +52,27 @@ class Plot:
     draw: "Callable[[Axes, RunFacts], None]"
 
 
-def figure_of(plot: Plot, facts: RunFacts, *, size_in: tuple[float, float], titled: bool) -> "Figure | None":
+def figure_of(plot: Plot, facts: RunFacts, *, size_in: tuple[float, float]) -> "Figure | None":
     """Draw one plot, or None if the run has no finite value to show.
 
     Args:
         plot: one of `PLOTS`.
         facts: the run.
         size_in: width and height of the figure [inches].
-        titled: write the title, the recipe and the run's name above the axes.
     """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=size_in)
-    figure.set_layout_engine("constrained", w_pad=0.12 if titled else 0.04, h_pad=0.1 if titled else 0.04)
+    figure.set_layout_engine("constrained", w_pad=0.12, h_pad=0.1)
     axes = figure.add_subplot()
     plot.draw(axes, facts)
     if not axes.has_data():
         return None
     frame(axes)
-    _step_axis(axes, facts)
+    step_axis(axes, [facts])
+    _events(axes, facts)
     axes.set_ylabel(plot.y_label, color=COLOURS["muted"])
-    has_legend = bool(axes.get_legend_handles_labels()[1])
-    if has_legend:
-        axes.legend(
-            loc="lower left", bbox_to_anchor=(0, 1), ncols=4, frameon=False, labelcolor=COLOURS["ink"],
-            handlelength=1.4, columnspacing=1.6, borderaxespad=0.2, borderpad=0.2,
-        )  # fmt: skip
-    if titled:
-        title = f"{plot.title} · {facts.recipe} · {facts.name}"
-        pad = 28 if has_legend else 10
-        axes.set_title(title, loc="left", color=COLOURS["ink"], fontsize=12, fontweight="bold", pad=pad)
+    finish(axes, f"{plot.title} · {facts.recipe} · {facts.name}")
     return figure
 
 
@@ -226,14 +219,37 @@ def frame(axes: "Axes") -> None:
     axes.set_axisbelow(True)
 
 
-def _step_axis(axes: "Axes", facts: RunFacts) -> None:
+def step_axis(axes: "Axes", runs: Sequence[RunFacts]) -> None:
+    """The horizontal axis: steps, and, of a single run, how many tokens they are."""
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-    rows = facts.train + facts.val
+    rows = [row for facts in runs for row in (*facts.train, *facts.val)]
     last = max((finite(row.get("step")) or 0.0 for row in rows), default=0.0)
     tokens = max((finite(row.get("tokens")) or 0.0 for row in rows), default=0.0)
     axes.set_xlim(0, max(last, 1) * 1.01)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, steps=[1, 2, 5, 10]))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: count(x)))
-    label = f"step of {count(tokens / last)} tokens ({count(tokens)} in all)" if tokens and last else "step"
+    is_single = len(runs) == 1 and tokens and last
+    label = f"step of {count(tokens / last)} tokens ({count(tokens)} in all)" if is_single else "step"
     axes.set_xlabel(label, color=COLOURS["muted"])
+
+
+def finish(axes: "Axes", title: str) -> None:
+    """The legend, where lines have names, and the title above it."""
+    has_legend = bool(axes.get_legend_handles_labels()[1])
+    if has_legend:
+        axes.legend(
+            loc="lower left", bbox_to_anchor=(0, 1), ncols=4, frameon=False, labelcolor=COLOURS["ink"],
+            handlelength=1.4, columnspacing=1.6, borderaxespad=0.2, borderpad=0.2,
+        )  # fmt: skip
+    axes.set_title(
+        title, loc="left", color=COLOURS["ink"], fontsize=12, fontweight="bold", pad=28 if has_legend else 10
+    )
+
+
+def _events(axes: "Axes", facts: RunFacts) -> None:
+    """A dotted line where something happened: an update that was refused, a step back to a checkpoint."""
+    steps = [step for row in facts.events[-MAX_EVENTS:] if (step := finite(row.get("step"))) is not None]
+    for i, step in enumerate(steps):
+        label = "event" if i == 0 else None
+        axes.axvline(step, color=COLOURS["event"], linewidth=1.0, linestyle=(0, (1, 2)), zorder=2, label=label)

@@ -3,6 +3,7 @@
 Any file may be missing (a run that still trains, or was copied in part), any number may be null.
 """
 
+import json
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,11 +23,15 @@ class RunFacts:
     """The files of one run, parsed; what is missing is empty."""
 
     name: str
+    path: str
     config: dict[str, Any]
+    config_text: str
     environment: dict[str, Any]
     result: dict[str, Any]
     train: list[dict[str, Any]]
     val: list[dict[str, Any]]
+    tasks: list[dict[str, Any]]
+    events: list[dict[str, Any]]
     samples: list[dict[str, Any]]
 
     @property
@@ -61,21 +66,33 @@ def read_facts(run: RunDir) -> RunFacts:
     if not run.path.is_dir():
         raise RunError(f"{run.path}: no such run directory; give one that `smalllm train` has written")
     config: dict[str, Any] = {}
+    config_text = ""
     if run.config.exists():
         try:
-            config = tomllib.loads(run.config.read_text(encoding="utf-8"))
+            config_text = run.config.read_text(encoding="utf-8")
+            config = json.loads(json.dumps(tomllib.loads(config_text), default=str))  # a date becomes text
         except ValueError as error:  # not TOML, or not UTF-8
             raise RunError(f"{run.config}: not valid TOML ({error}); mend it, or remove it") from error
     rows = read_jsonl(run.metrics)
     return RunFacts(
         name=run.path.resolve().name,
+        path=str(run.path),
         config=config,
+        config_text=config_text,
         environment=read_json(run.environment),
         result=read_json(run.result),
         train=[row for row in rows if row.get("split") == "train"],
         val=[row for row in rows if row.get("split") == "val"],
+        tasks=[row for row in rows if row.get("split") == "task"],
+        events=[row for row in rows if row.get("split") == "event"],
         samples=read_jsonl(run.samples),
     )
+
+
+def labels(runs: Sequence[RunFacts]) -> list[str]:
+    """A name for each of several runs: its folder's, or its whole path where two folders have the same name."""
+    names = [facts.name for facts in runs]
+    return [facts.path if names.count(facts.name) > 1 else facts.name for facts in runs]
 
 
 def dig(table: Mapping[str, Any], dotted: str) -> Any:
@@ -88,8 +105,8 @@ def dig(table: Mapping[str, Any], dotted: str) -> Any:
 
 def curve(rows: Sequence[Mapping[str, Any]], key: str) -> Curve:
     """One metric over the steps; rows where it is absent, null or not finite are left out."""
-    pairs = [(finite(row.get("step")), finite(row.get(key))) for row in rows]
-    known = np.array([pair for pair in pairs if None not in pair], dtype=np.float64).reshape(-1, 2)
+    pairs = ((finite(row.get("step")), finite(row.get(key))) for row in rows)
+    known = np.array([(x, y) for x, y in pairs if x is not None and y is not None], dtype=np.float64).reshape(-1, 2)
     return Curve(known[:, 0], known[:, 1])
 
 
@@ -111,19 +128,26 @@ def thin(whole: Curve, *, max_points: int) -> Curve:
 
 
 def smooth(whole: Curve) -> Curve:
-    """The exponential average over about 2% of the points, at least 4, without a bias towards its start.
+    """Each value's average with its neighbours on both sides, the weights falling over about 2% of the points.
 
-    For the eye: unlike an average over a fixed number of steps it neither lags behind a short run nor
-    leaves a long one noisy.
+    For the eye: over at least 4 points, it neither lags behind a steep start nor is biased at an end, and leaves a long
+    run no noisier than a short one.
     """
     decay = 1 - 1 / max(4.0, 0.02 * len(whole))
-    values = np.empty_like(whole.values)
+    forward, backward = _decaying(whole.values, decay), _decaying(whole.values[::-1], decay)[:, ::-1]
+    totals, weights = forward + backward - [whole.values, np.ones(len(whole))]  # both count the value itself
+    return Curve(whole.steps, totals / weights)
+
+
+def _decaying(values: NDArray[np.float64], decay: float) -> NDArray[np.float64]:
+    """Sums in which what is past counts ever less, and the sums of what each counted for: `[2 n]`."""
     total = weight = 0.0
-    for i, value in enumerate(whole.values):
-        total = decay * total + (1 - decay) * value
-        weight = decay * weight + (1 - decay)
-        values[i] = total / weight
-    return Curve(whole.steps, values)
+    totals, weights = [], []
+    for value in values.tolist():
+        total, weight = decay * total + value, decay * weight + 1
+        totals.append(total)
+        weights.append(weight)
+    return np.array([totals, weights])
 
 
 def bucket_medians(whole: Curve, *, n_buckets: int) -> Curve:

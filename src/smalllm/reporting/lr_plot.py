@@ -1,14 +1,13 @@
 """The picture of a learning-rate range test: the loss over the rate, and where it fell, turned and broke."""
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from smalllm.reporting.draw import COLOURS, frame
-from smalllm.reporting.plots import PNG_DPI, PNG_IN, settings
+from smalllm.reporting.draw import COLOURS, finish, frame
+from smalllm.reporting.plots import PNG_IN, save, settings
 from smalllm.reporting.words import finite, scientific
 
 if TYPE_CHECKING:
@@ -43,15 +42,8 @@ def write_lr_plot(facts: Mapping[str, Any], path: Path) -> None:
         _mark(axes, facts)
         axes.set_xlabel(_rate_name(facts), color=COLOURS["muted"])
         axes.set_ylabel("loss [nats per token]", color=COLOURS["muted"])
-        axes.legend(
-            loc="lower left", bbox_to_anchor=(0, 1), ncols=4, frameon=False, labelcolor=COLOURS["ink"],
-            handlelength=1.4, columnspacing=1.6, borderaxespad=0.2, borderpad=0.2,
-        )  # fmt: skip
-        title = f"Learning-rate range test · {facts['recipe']} · {_verdict(facts)}"
-        axes.set_title(title, loc="left", color=COLOURS["ink"], fontsize=12, fontweight="bold", pad=28)
-        partial = path.with_suffix(".partial")
-        figure.savefig(partial, format="png", dpi=PNG_DPI)
-    os.replace(partial, path)
+        finish(axes, f"Learning-rate range test · {facts['recipe']} · {_verdict(facts)}")
+        save(figure, path)
 
 
 def _verdict(facts: Mapping[str, Any]) -> str:

@@ -1,86 +1,61 @@
-"""The plots of a run: PNG files for `plots/`, SVG elements for the page. What they show is in `draw`."""
+"""The plots of a run as PNG files. What they show is in `draw`."""
 
 import contextlib
 import os
-import re
 import warnings
 from collections.abc import Iterator
-from io import StringIO
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from smalllm.reporting.draw import COLOURS, PLOTS, figure_of
-from smalllm.reporting.facts import RunFacts, read_facts
-from smalllm.rundir import RunDir
+from smalllm.reporting.draw import PLOTS, figure_of
+from smalllm.reporting.facts import RunFacts
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 PNG_IN = (9.0, 4.8)
 PNG_DPI = 200
 
 
-def write_plots(run: RunDir) -> list[Path]:
-    """Draw `plots/{loss,perplexity,learning_rate,grad_norm,tokens_per_second}.png`, 1,800 pixels wide.
+def write_plots(facts: RunFacts, folder: Path) -> list[Path]:
+    """Draw {loss,perplexity,learning_rate,grad_norm,tokens_per_second}.png, 1,800 pixels wide.
+
+    Args:
+        facts: the run.
+        folder: where the pictures go; made if it is not there.
 
     Returns:
         The files written; a metric without a single finite value has none.
-
-    Raises:
-        RunError: there is no such run directory, or its files are damaged.
     """
-    facts = read_facts(run)
-    run.plots.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     written = []
     for plot in PLOTS:
-        path = run.plots / f"{plot.name}.png"
+        path = folder / f"{plot.name}.png"
         with settings():
-            figure = figure_of(plot, facts, size_in=PNG_IN, titled=True)
+            figure = figure_of(plot, facts, size_in=PNG_IN)
             if figure is None:
                 path.unlink(missing_ok=True)  # of an earlier run in the same place
                 continue
-            partial = path.with_suffix(".partial")  # a reader sees the old picture or the new, never a part
-            figure.savefig(partial, format="png", dpi=PNG_DPI)
-        os.replace(partial, path)
+            save(figure, path)
         written.append(path)
     return written
 
 
-def svg_of(name: str, facts: RunFacts, *, size_in: tuple[float, float]) -> str:
-    """One plot as an `<svg>` element, or "" if there is nothing to draw.
-
-    Its colours are CSS variables (`--plot-ink`, …), its text is text in the page's font, and its ids do not
-    collide with those of other plots on the page. The same facts give the same characters.
-
-    Args:
-        name: the name of one of `PLOTS`.
-        facts: the run.
-        size_in: width and height; they decide how large the text is beside the curves [inches].
-    """
-    plot = next(plot for plot in PLOTS if plot.name == name)
-    buffer = StringIO()
-    with settings(svg_salt=f"{name} {size_in}"):
-        figure = figure_of(plot, facts, size_in=size_in, titled=False)
-        if figure is None:
-            return ""
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    svg = buffer.getvalue()
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
-    svg = re.sub(r'<svg [^>]*?(viewBox="[^"]*")[^>]*>', rf'<svg \1 role="img" aria-label="{plot.title}">', svg)
-    svg = re.sub(r"font: ([\d.]+px)[^;\"]*", r"font-size: \1", svg)
-    used = set(re.findall(r'(?:href="|url\()#([\w-]+)', svg))
-    svg = re.sub(r' id="([\w.-]+)"', lambda found: found[0] if found[1] in used else "", svg)
-    for role, colour in COLOURS.items():
-        svg = svg.replace(colour, f"var(--plot-{role})")
-    return re.sub(r"\s*\n\s*", "\n", svg).strip()
+def save(figure: "Figure", path: Path) -> None:
+    """Write a figure as PNG, so that a reader sees the old picture or the new, never a part."""
+    partial = path.with_suffix(".partial")
+    figure.savefig(partial, format="png", dpi=PNG_DPI)
+    os.replace(partial, path)
 
 
 @contextlib.contextmanager
-def settings(svg_salt: str = "") -> Iterator[None]:
+def settings() -> Iterator[None]:
     """Matplotlib's own defaults, whatever a matplotlibrc says; the settings in force come back afterwards."""
     import matplotlib
 
     with matplotlib.rc_context(), warnings.catch_warnings():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update({"font.size": 10.5, "text.parse_math": False})  # a $ in a name is a $
-        # text stays text; ids are derived from the salt, not random
-        matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": svg_salt})
         # a run may be called anything; letters the font lacks become boxes, not warnings
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         yield

@@ -1,21 +1,14 @@
-"""The parts of the report page as HTML text, each from the facts of one run; nothing here reads a file.
+"""The tables of the report page as HTML text, each from the facts of runs; nothing here reads a file."""
 
-Whatever comes from a file goes through `escaped` on its way into HTML.
-"""
-
-import html
-import shlex
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from smalllm.config import RunConfig, as_dict
-from smalllm.reporting.facts import RunFacts, dig
-from smalllm.reporting.words import count, duration, finite, named, number, rate, share, size
+from smalllm.reporting.facts import RunFacts, dig, labels
+from smalllm.reporting.markup import escaped, grid, spread
+from smalllm.reporting.words import UNKNOWN, count, duration, finite, named, number, rate, share, size, toml
 
 MAX_EVALUATIONS = 15
-MAX_SAMPLED_STEPS = 6
-MAX_PROMPTS = 8
-MAX_SAMPLE_CHARACTERS = 4_000
 
 # name, where in result.json, how it is written, what it means
 MEASURES: tuple[tuple[str, str, Callable[[object], str], str], ...] = (
@@ -49,15 +42,8 @@ EVALUATION_COLUMNS: tuple[tuple[str, str, Callable[[object], str]], ...] = (
     ("bits per byte", "bits_per_byte", number),
     ("accuracy", "accuracy", share),
 )
-
-
-def escaped(value: object) -> str:
-    """Text that is safe inside an HTML element or a quoted attribute, whatever it was.
-
-    Characters that HTML or UTF-8 cannot hold (control characters, half surrogates) become U+FFFD.
-    """
-    text = "".join(c if c in "\n\t" or (c >= " " and not "\ud800" <= c <= "\udfff") else "\ufffd" for c in str(value))
-    return html.escape(text)
+_LOWER_IS_BETTER = {"val.bits_per_byte", "val.loss", "val.perplexity", "val.bits_per_token", "floor.ratio"}
+_HIGHER_IS_BETTER = {"val.accuracy", "generated.valid_share"}
 
 
 def measures(facts: RunFacts) -> str:
@@ -78,7 +64,7 @@ def evaluations(facts: RunFacts) -> str:
         return "<p>No evaluation yet.</p>"
     losses = {i: loss for i, row in enumerate(rows) if (loss := finite(row.get("loss"))) is not None}
     best = min(losses, key=lambda i: losses[i], default=-1)
-    shown = _spread(len(rows), MAX_EVALUATIONS) | {best} - {-1}
+    shown = spread(len(rows), MAX_EVALUATIONS) | {best} - {-1}
     body = "".join(
         f"<tr{' class=best' if i == best else ''}>"
         + "".join(f"<td>{escaped(form(row.get(key)))}</td>" for _, key, form in EVALUATION_COLUMNS)
@@ -89,7 +75,7 @@ def evaluations(facts: RunFacts) -> str:
     note = "The lowest loss is in bold."
     if len(rows) > len(shown):
         note += f" {len(shown)} of {len(rows)} evaluations are shown; all are in metrics.jsonl."
-    return _grid([name for name, _, _ in EVALUATION_COLUMNS], body) + f"<p class=note>{note}</p>"
+    return grid([name for name, _, _ in EVALUATION_COLUMNS], body) + f"<p class=note>{note}</p>"
 
 
 def tasks(facts: RunFacts) -> str:
@@ -100,111 +86,101 @@ def tasks(facts: RunFacts) -> str:
         for key, value in found.items() if isinstance(found, Mapping) else ():
             if key == "n" or key.endswith("_stderr") or isinstance(value, Mapping):
                 continue
-            error = finite(found.get(f"{key}_stderr"))
-            score = named(key, value) + ("" if error is None else f" ± {number(error)}")
-            cells = (task, key, score, count(found.get("n")))
+            cells = (task, key, _score(found, key), count(found.get("n")))
             rows.append(f"<tr>{''.join(f'<td>{escaped(cell)}</td>' for cell in cells)}</tr>")
     head = ["task", "measure", "score", "examples"]
-    return f"<h3>Tasks</h3>{_grid(head, ''.join(rows))}" if rows else ""
+    return f"<h3>Tasks</h3>{grid(head, ''.join(rows))}" if rows else ""
 
 
-def configuration(facts: RunFacts) -> str:
-    """The stored configuration by section: what differs from the defaults, and the rest folded away."""
-    if not facts.config:
-        return "<p>No config.toml in this run.</p>"
-    defaults = as_dict(RunConfig())
-    parts = []
-    for section, values in facts.config.items():
-        if not isinstance(values, Mapping):
-            continue
-        usual = defaults.get(section, {})
-        lines = [
-            f"<div class={'same' if value == usual.get(key) else 'set'}>{escaped(key)} = "
-            f"<b>{escaped(_toml(value))}</b></div>"
-            for key, value in sorted(values.items(), key=lambda item: item[1] == usual.get(item[0]))
-        ]
-        parts.append(f"<section><h3>[{escaped(section)}]</h3>{''.join(lines)}</section>")
-    return f"<div class=config>{''.join(parts)}</div>"
+def comparison(runs: Sequence[RunFacts]) -> str:
+    """One column per run: what they were set to, where it differs, and what came of it."""
+    body = _part("Results", len(runs))
+    for name, key, form, _ in MEASURES:
+        values = [dig({**facts.result, "val": facts.last_val}, key) for facts in runs]
+        if any(value is not None for value in values):
+            body += _row(name, [UNKNOWN if v is None else form(v) for v in values], best=_best(key, values))
+    body += "".join(_task_rows(runs)) + _part("Configuration, where it differs", len(runs))
+    differing = differences(runs)
+    for field, values in differing.items():
+        body += _row(field, [_setting(value) for value in values])
+    if not differing:
+        body += f"<tr><td colspan={len(runs) + 1}>Nothing: the same configuration.</td></tr>"
+    head = "".join(f"<th scope=col>{escaped(name)}</th>" for name in labels(runs))
+    table = f"<table class='grid compare'><thead><tr><td></td>{head}</tr></thead><tbody>{body}</tbody></table>"
+    return f"<div class=scroll>{table}</div>{_caution(differing, runs)}"
 
 
-def environment(facts: RunFacts) -> str:
-    """Everything environment.json says, in its order, with units."""
-    rows = "".join(
-        f"<tr><th scope=row>{escaped(_label(key))}</th><td>{escaped(named(key, value))}</td></tr>"
-        for key, value in _flat(facts.environment)
-    )
-    return f"<table class=facts>{rows}</table>" if rows else "<p>No environment.json in this run.</p>"
+def differences(runs: Sequence[RunFacts]) -> dict[str, list[Any]]:
+    """The dotted fields of config.toml that the runs do not share, with the value of each run.
+
+    What a run does not say has its default, or is None.
+    """
+    defaults = dict(_fields(as_dict(RunConfig())))
+    flat = [defaults | dict(_fields(facts.config)) if facts.config else {} for facts in runs]
+    names = {name: None for fields in flat for name in fields}
+    values = {name: [fields.get(name) for fields in flat] for name in names}
+    return {name: found for name, found in values.items() if any(value != found[0] for value in found)}
 
 
-def samples(facts: RunFacts) -> str:
-    """What the model wrote: the latest open, the first and some between folded."""
-    by_step: dict[float, list[dict[str, Any]]] = {}
-    for row in facts.samples:
-        by_step.setdefault(finite(row.get("step")) or 0.0, []).append(row)
-    steps = sorted(by_step, reverse=True)
-    if not steps:
-        return "<p>No samples yet.</p>"
-    return "".join(
-        f"<details{' open' if i == 0 else ''}><summary>After {count(steps[i])} steps</summary>"
-        + "".join(_sample(row) for row in by_step[steps[i]][:MAX_PROMPTS])
-        + "</details>"
-        for i in sorted(_spread(len(steps), MAX_SAMPLED_STEPS))
-    )
-
-
-def commands(facts: RunFacts, run_path: str) -> str:
-    """What to type next, ready to copy."""
-    run = shlex.quote(run_path)
-    config = shlex.quote(f"{run_path}/config.toml")
-    steps = finite(dig(facts.config, "train.max_steps"))
-    longer = f" --train.max_steps {2 * steps:.0f}" if steps else ""
-    prompts = [row.get("prompt") for row in facts.samples]
-    prompt = shlex.quote(next((str(p) for p in prompts if p), "Once upon a time"))
-    lines: Sequence[tuple[str, str]] = (
-        ("Repeat it from the start", f"smalllm train {config} --out {shlex.quote(run_path + '-again')}"),
-        ("Continue it after an interruption", f"smalllm train {config} --out {run} --resume"),
-        *([("Train it for twice as long", f"smalllm train {config} --out {run} --resume{longer}")] if longer else []),
-        ("Let it write", f"smalllm generate {run} --prompt {prompt}"),
-        ("Measure it again", f"smalllm evaluate {run}"),
-    )
-    return "".join(f"<p class=note>{what}</p><pre>{escaped(line)}</pre>" for what, line in lines)
-
-
-def _grid(names: Iterable[str], body: str) -> str:
-    head = "".join(f"<th scope=col>{name}</th>" for name in names)
-    return f"<div class=scroll><table class=grid><thead><tr>{head}</tr></thead>{body}</table></div>"
-
-
-def _spread(n: int, n_chosen: int) -> set[int]:
-    """At most `n_chosen` of the positions 0 to n-1, evenly spread, first and last among them."""
-    return {round(i * (n - 1) / (n_chosen - 1)) for i in range(n_chosen)}
-
-
-def _sample(row: Mapping[str, Any]) -> str:
-    prompt, text = str(row.get("prompt") or ""), str(row.get("text") or "")
-    text = text.removeprefix(prompt)
-    cut = "" if len(text) <= MAX_SAMPLE_CHARACTERS else " … (cut here; the rest is in samples.jsonl)"
-    lead = f"<b>{escaped(prompt)}</b>" if prompt else ""
-    return f"<blockquote>{lead}{escaped(text[:MAX_SAMPLE_CHARACTERS])}{cut}</blockquote>"
-
-
-def _toml(value: object) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, list):
-        return f"[{', '.join(_toml(part) for part in value)}]"
-    return f'"{value}"' if isinstance(value, str) else str(value)
-
-
-def _label(key: str) -> str:
-    for unit in ("_bytes", "_s"):
-        key = key.removesuffix(unit)
-    return key.replace("_", " ")
-
-
-def _flat(table: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+def _fields(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in table.items():
         if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key} ")
-        elif value is not None:
+            yield from _fields(value, f"{prefix}{key}.")
+        else:
             yield f"{prefix}{key}", value
+
+
+def _caution(differing: Mapping[str, Any], runs: Sequence[RunFacts]) -> str:
+    """What the numbers do not allow one to conclude."""
+    note = (
+        "The best of each line is in bold, by validation text; a small difference may be luck: repeat with other seeds."
+    )
+    if any(field.startswith("tokenizer.") for field in differing):
+        note += " The tokenizers differ: only bits per byte compare, and only on the same text."
+    elif any(field in ("data.path", "data.val_files", "data.files", "data.source") for field in differing):
+        note += " The data differ: their validation text may, too."
+    unfinished = [name for name, facts in zip(labels(runs), runs, strict=True) if not facts.result]
+    if unfinished:
+        note += f" Not finished, with the numbers so far: {', '.join(unfinished)}."
+    return f"<p class=note>{escaped(note)}</p>"
+
+
+def _task_rows(runs: Sequence[RunFacts]) -> Iterator[str]:
+    scores = [found if isinstance(found := facts.result.get("tasks"), Mapping) else {} for facts in runs]
+    measures: dict[tuple[str, str], None] = {}
+    for found in scores:
+        for task, values in found.items():
+            for key, value in values.items() if isinstance(values, Mapping) else ():
+                if finite(value) is not None and key not in ("n", "chance") and not key.endswith("_stderr"):
+                    measures[task, key] = None
+    for task, key in measures:
+        per_run = [values if isinstance(values := found.get(task), Mapping) else {} for found in scores]
+        yield _row(f"{task}, {key}", [_score(values, key) for values in per_run])
+
+
+def _score(found: Mapping[str, Any], key: str) -> str:
+    """A task's measure with its standard error."""
+    error = finite(found.get(f"{key}_stderr"))
+    return named(key, found.get(key)) + ("" if error is None else f" ± {number(error)}")
+
+
+def _best(key: str, values: Sequence[object]) -> set[int]:
+    """The runs with the best value, where one is better than the others."""
+    known = {i: value for i, found in enumerate(values) if (value := finite(found)) is not None}
+    if len(known) < 2 or key not in _LOWER_IS_BETTER | _HIGHER_IS_BETTER or len(set(known.values())) == 1:
+        return set()
+    best = (min if key in _LOWER_IS_BETTER else max)(known.values())
+    return {i for i, value in known.items() if value == best}
+
+
+def _setting(value: object) -> str:
+    return UNKNOWN if value is None else (value or '""') if isinstance(value, str) else toml(value)
+
+
+def _row(name: str, cells: Sequence[str], best: set[int] | frozenset[int] = frozenset()) -> str:
+    written = "".join(f"<td{' class=best' if i in best else ''}>{escaped(cell)}</td>" for i, cell in enumerate(cells))
+    return f"<tr><th scope=row>{escaped(name)}</th>{written}</tr>"
+
+
+def _part(title: str, n: int) -> str:
+    return f"<tr class=part><th scope=rowgroup colspan={n + 1}>{escaped(title)}</th></tr>"

@@ -3,16 +3,17 @@
 Every function takes whatever a JSON file may hold; what is not a finite number becomes `UNKNOWN`.
 """
 
-import math
+import sys
 
 UNKNOWN = "–"
+_LARGEST = sys.float_info.max
 
 
 def finite(value: object) -> float | None:
     """The value as a float, or None if it is not a finite number (null, NaN, text, true or false)."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return float(value) if math.isfinite(value) else None
+    return float(value) if -_LARGEST <= value <= _LARGEST else None  # math.isfinite fails for whole numbers beyond
 
 
 def number(value: object) -> str:
@@ -123,6 +124,15 @@ def named(key: str, value: object) -> str:
     if "flops" in key or "flop_per_s" in key:
         return flops(value)
     return str(value) if isinstance(value, int) else number(value)
+
+
+def toml(value: object) -> str:
+    """A value as config.toml says it."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, list):
+        return f"[{', '.join(toml(part) for part in value)}]"
+    return f'"{value}"' if isinstance(value, str) else str(value)
 
 
 def printable(text: str) -> str:
