@@ -49,7 +49,7 @@ def _built(compiler: str) -> Path:
         with tempfile.TemporaryDirectory(dir=folder) as work:
             half, made = Path(work, "decode.o"), Path(work, "decode.so")
             _run([compiler, *_FLAGS, "-c", str(SOURCE), "-o", str(half)])
-            _run([compiler, "-shared", str(half), "-o", str(made), *_openmp()])
+            _run([compiler, "-shared", str(half), "-o", str(made), *_openmp(version)])
             os.replace(made, library)  # whole or not at all, whoever else builds it now
     return library
 
@@ -58,9 +58,9 @@ def _run(command: list[str]) -> None:
     subprocess.run(command, capture_output=True, text=True, check=True, timeout=_TIMEOUT_S)
 
 
-def _openmp() -> list[str]:
-    """PyTorch's own OpenMP, so that both have one set of threads; else the compiler's."""
-    for path in sorted(Path(torch.__file__).parent.glob("lib/libgomp*.so*")):
+def _openmp(version: str) -> list[str]:
+    """PyTorch's own OpenMP, so that both have one set of threads; else the compiler's, as clang needs it."""
+    for path in [] if "clang" in version else sorted(Path(torch.__file__).parent.glob("lib/libgomp*.so*")):
         return [str(path), f"-Wl,-rpath,{path.parent}"]
     return ["-fopenmp"]
 
@@ -70,7 +70,8 @@ def _cache_folder() -> Path:
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "smalllm"
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if os.access(folder, os.W_OK) and folder.stat().st_uid == os.getuid():
+        facts = folder.stat()
+        if os.access(folder, os.W_OK) and facts.st_uid == os.getuid() and not facts.st_mode & 0o022:
             return folder
     except OSError:
         pass
