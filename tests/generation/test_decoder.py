@@ -23,6 +23,7 @@ from smalllm.generation.engine import run_prompts
 from smalllm.generation.native import NativeReader, quantize
 from smalllm.generation.readers import Backend
 from smalllm.generation.sampling import SamplingConfig
+from smalllm.generation.torch_reader import TorchReader
 from smalllm.model.gpt import GPT
 
 MakeModel = Callable[..., GPT]
@@ -286,6 +287,18 @@ def test_wrong_prompts_and_options(tiny_config: ModelConfig, make_model: MakeMod
         make_decoder(model, n_slots=0)
     with pytest.raises(ConfigError, match='precision = "int8": only the compiled decoder has it'):
         make_decoder(model, backend="torch", precision="int8")
+
+
+def test_a_step_of_all_slots_leaves_the_others_as_they_are(any_config: ModelConfig, make_model: MakeModel) -> None:
+    """What is captured as a CUDA graph, without the graph: it reads idle slots too, at places of long ago."""
+    model = make_model(replace(any_config, context_length=32))
+    decoder = make_decoder(model, backend="torch", n_slots=3, prompt_tokens=12)
+    decoder._reader = TorchReader(model, n_slots=3, weights="fp32", capture=lambda step: step)
+    asked = [
+        (prompt, with_tokens(n)) for prompt, n in zip(PROMPTS * 2, (12, 3, 20, 5, 9, 7, 2, 30, 16, 4), strict=True)
+    ]
+    together = run_prompts(decoder, asked)
+    assert together == [run_prompts(make_decoder(model, backend="torch"), [one])[0] for one in asked]
 
 
 @pytest.mark.gpu

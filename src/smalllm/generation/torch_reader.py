@@ -14,6 +14,8 @@ from smalllm.model.kv_cache import KVCache, SlotCache
 _PROMPT_TOKENS = 8192  # padded, that a GPU reads at once
 _LEAST_KEYS = 128
 
+Capture = Callable[[Callable[[], Tensor]], Callable[[], Tensor]]
+
 
 class TorchReader:
     """Reads tokens into slots; has the same functions as `NativeReader`.
@@ -25,11 +27,12 @@ class TorchReader:
         n_slots: sequences that are held at once.
         weights: fp32, tf32, or bf16 or fp16 for a copy of the matrices.
         device: cpu, cuda or mps.
-        use_graphs: absent: on CUDA.
+        capture: makes of a step that always works on the same memory one that is quick to repeat; absent: CUDA graphs
+            on CUDA, else steps of the slots that are in use.
     """
 
     def __init__(
-        self, model: GPT, *, n_slots: int, weights: str, device: str = "cpu", use_graphs: bool | None = None
+        self, model: GPT, *, n_slots: int, weights: str, device: str = "cpu", capture: Capture | None = None
     ) -> None:
         dtype = runtime.product_dtype(weights)
         self._model = model if dtype == torch.float32 else _with_matrices(model, dtype)
@@ -43,7 +46,7 @@ class TorchReader:
             device=device,
         )
         self._keys, self._values, self.n_slots = held.keys, held.values, n_slots
-        self._use_graphs = device == "cuda" if use_graphs is None else use_graphs
+        self._capture = _captured if device == "cuda" and capture is None else capture
         self._graphs: dict[int, Callable[[], Tensor]] = {}
         self._ids = torch.zeros(n_slots, 1, dtype=torch.int64, device=device)
         self._positions = torch.zeros(n_slots, dtype=torch.int64, device=device)
@@ -54,14 +57,15 @@ class TorchReader:
         prompts = [i for i, start in enumerate(starts) if start == 0]
         singles = [i for i, start in enumerate(starts) if start > 0]
         assert all(len(rows[i]) == 1 for i in singles), "only an empty slot takes several tokens"
-        for group in _groups(prompts, rows, one_by_one=self._device == "cpu"):
-            logits[group] = self._read_prompts([slots[i] for i in group], [rows[i] for i in group])
+        # First these: a captured step works on all slots, and what it does to the others is overwritten by a prompt.
         if singles:
             at = torch.tensor([slots[i] for i in singles], device=self._device)
             ids = torch.tensor([rows[i] for i in singles], device=self._device)
             positions = torch.tensor([starts[i] for i in singles], device=self._device)
             n_keys = max(starts[i] for i in singles) + 1
             logits[singles] = self._step(at, ids, positions, n_keys).float()
+        for group in _groups(prompts, rows, one_by_one=self._device == "cpu"):
+            logits[group] = self._read_prompts([slots[i] for i in group], [rows[i] for i in group])
         return logits
 
     def copy(self, source: int, target: int) -> None:
@@ -90,7 +94,7 @@ class TorchReader:
         return logits.float()
 
     def _step(self, slots: Tensor, ids: Tensor, positions: Tensor, n_keys: int) -> Tensor:
-        if not self._use_graphs:
+        if self._capture is None:
             everyone = len(slots) == self.n_slots
             if everyone:
                 order = slots.argsort()
@@ -100,7 +104,7 @@ class TorchReader:
         room = max(_LEAST_KEYS, 1 << (n_keys - 1).bit_length())
         room = min(room, self._model.config.context_length)
         if room not in self._graphs:
-            self._graphs[room] = _captured(lambda: self._decode(self._ids, self._positions, None, room))
+            self._graphs[room] = self._capture(lambda: self._decode(self._ids, self._positions, None, room))
         self._ids[slots], self._positions[slots] = ids, positions
         return self._graphs[room]()[slots]
 
@@ -113,10 +117,7 @@ class TorchReader:
 
 
 def _captured(step: Callable[[], Tensor]) -> Callable[[], Tensor]:
-    """A function as a CUDA graph: launched at once, on the memory that it was captured with.
-
-    What it does to slots that nobody uses is overwritten when a prompt is read into them.
-    """
+    """A function as a CUDA graph: launched at once, on the memory that it was captured with."""
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
