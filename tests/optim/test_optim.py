@@ -7,11 +7,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.optim import Muon, Optimizer
+from torch.optim import Optimizer
 
 from smalllm.config import ModelConfig, OptimConfig
 from smalllm.errors import CheckpointError
 from smalllm.model.gpt import GPT
+from smalllm.optim.muon import Muon
 from smalllm.optim.optimizers import build_optimizers, load_optimizer_tensors, optimizer_tensors, set_lr
 
 MakeModel = Callable[..., GPT]

@@ -2,6 +2,7 @@
 
 from smalllm.api.cluster import merge_parts, shard_writer
 from smalllm.api.evaluation import evaluate
+from smalllm.api.explain import explain
 from smalllm.api.find_lr import find_lr
 from smalllm.api.inspect import inspect_data as inspect
 from smalllm.api.interop import export, import_model
@@ -16,6 +17,7 @@ from smalllm.run import load_run
 
 __all__ = [
     "evaluate",
+    "explain",
     "export",
     "find_lr",
     "generate",

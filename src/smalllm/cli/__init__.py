@@ -24,6 +24,7 @@ COMMANDS = {
     "find-lr": "suggest a learning rate by a short test, with its plot",
     "evaluate": "measure a run on held-out text",
     "generate": "write text with a run",
+    "explain": "look into a run while it reads a prompt: attention, surprise, layer by layer",
     "export": "write a run for Hugging Face transformers or llama.cpp",
     "import": "make a run of a Hugging Face checkpoint",
     "bench": "measure speed against peers, alternating in one call",

@@ -1,7 +1,7 @@
 """Which parameters each optimizer gets, and the optimizers' state as named tensors.
 
 AdamW decays matrices; norms, biases and (where the recipe says so) embeddings are left alone. With Muon, the
-matrices inside the blocks go to `torch.optim.Muon` and everything else to AdamW.
+matrices inside the blocks go to Muon (`muon.py`) and everything else to AdamW.
 Source: Loshchilov and Hutter 2019 (AdamW); Jordan et al. 2024 (Muon).
 """
 
@@ -9,12 +9,13 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.optim import AdamW, Muon, Optimizer
+from torch.optim import AdamW, Optimizer
 
+from smalllm import runtime
 from smalllm.config import OptimConfig
 from smalllm.errors import CheckpointError
-from smalllm.optim.sharded_muon import ShardedMuon
-from smalllm.sharded import is_sharded, laid_out, mesh_of
+from smalllm.optim.muon import Muon
+from smalllm.sharded import laid_out, mesh_of
 
 
 def build_optimizers(model: nn.Module, config: OptimConfig) -> list[Optimizer]:
@@ -38,8 +39,8 @@ def build_optimizers(model: nn.Module, config: OptimConfig) -> list[Optimizer]:
     if not groups["matrix"]:
         return [adamw]
     matrices = _param_groups(groups["matrix"], lr=config.muon_lr, weight_decay=config.weight_decay)
-    is_divided = any(is_sharded(parameter) for _, parameter in groups["matrix"])
-    return [adamw, (ShardedMuon if is_divided else Muon)(matrices, lr=config.muon_lr, momentum=0.95)]
+    dtype = torch.bfloat16 if runtime.has_bf16(groups["matrix"][0][1].device.type) else torch.float32
+    return [adamw, Muon(matrices, lr=config.muon_lr, momentum=0.95, dtype=dtype)]
 
 
 def set_lr(optimizers: list[Optimizer], scale: float) -> None:
