@@ -1,7 +1,9 @@
 """The pictures of an explanation: PNG files, and the curve of loss by position for the page."""
 
 import os
+import re
 from collections.abc import Callable
+from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +12,7 @@ import numpy as np
 from smalllm.reporting.draw import COLOURS, frame
 from smalllm.reporting.explain_parts import FULL_BITS, bin_names, shown
 from smalllm.reporting.explanation import Explanation
-from smalllm.reporting.plots import PNG_DPI, settings, svg_text
+from smalllm.reporting.plots import PNG_DPI, settings
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -39,8 +41,12 @@ def write_pictures(found: Explanation, folder: Path) -> None:
 
 def position_svg(found: Explanation, *, size_in: tuple[float, float]) -> str:
     """The loss by position as an `<svg>` element."""
-    with settings(svg_salt=f"position {size_in}"):
-        return svg_text(_position_loss(found, size_in=size_in, titled=False), title="Loss by position")
+    import matplotlib
+
+    with settings():
+        # text stays text; ids are derived from the salt, not random
+        matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": f"position {size_in}"})
+        return _svg_text(_position_loss(found, size_in=size_in, titled=False), title="Loss by position")
 
 
 def _figure(width_in: float, height_in: float) -> "Figure":
@@ -230,3 +236,23 @@ PICTURES: dict[str, Callable[[Explanation], "Figure | None"]] = {
     "head_scores": _head_scores,
     "position_loss": _position_loss,
 }
+
+
+def _svg_text(figure: "Figure", *, title: str) -> str:
+    """A figure as an `<svg>` element that suits the page.
+
+    Args:
+        figure: with colours from `draw.COLOURS` only.
+        title: for readers who do not see it.
+    """
+    buffer = StringIO()
+    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    svg = buffer.getvalue()
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
+    svg = re.sub(r'<svg [^>]*?(viewBox="[^"]*")[^>]*>', rf'<svg \1 role="img" aria-label="{title}">', svg)
+    svg = re.sub(r"font: ([\d.]+px)[^;\"]*", r"font-size: \1", svg)
+    used = set(re.findall(r'(?:href="|url\()#([\w-]+)', svg))
+    svg = re.sub(r' id="([\w.-]+)"', lambda found: found[0] if found[1] in used else "", svg)
+    for role, colour in COLOURS.items():
+        svg = svg.replace(colour, f"var(--plot-{role})")
+    return re.sub(r"\s*\n\s*", "\n", svg).strip()

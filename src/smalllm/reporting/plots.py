@@ -1,15 +1,13 @@
-"""The plots of a run as PNG files, and any figure as an SVG element. What they show is in `draw`."""
+"""The plots of a run as PNG files. What they show is in `draw`."""
 
 import contextlib
 import os
-import re
 import warnings
 from collections.abc import Iterator
-from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from smalllm.reporting.draw import COLOURS, PLOTS, figure_of
+from smalllm.reporting.draw import PLOTS, figure_of
 from smalllm.reporting.facts import RunFacts
 
 if TYPE_CHECKING:
@@ -50,36 +48,14 @@ def save(figure: "Figure", path: Path) -> None:
     os.replace(partial, path)
 
 
-def svg_text(figure: "Figure", *, title: str) -> str:
-    """A figure as an `<svg>` element that suits the page; called within `settings(svg_salt=…)`.
-
-    Args:
-        figure: with colours from `draw.COLOURS` only.
-        title: for readers who do not see it.
-    """
-    buffer = StringIO()
-    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    svg = buffer.getvalue()
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
-    svg = re.sub(r'<svg [^>]*?(viewBox="[^"]*")[^>]*>', rf'<svg \1 role="img" aria-label="{title}">', svg)
-    svg = re.sub(r"font: ([\d.]+px)[^;\"]*", r"font-size: \1", svg)
-    used = set(re.findall(r'(?:href="|url\()#([\w-]+)', svg))
-    svg = re.sub(r' id="([\w.-]+)"', lambda found: found[0] if found[1] in used else "", svg)
-    for role, colour in COLOURS.items():
-        svg = svg.replace(colour, f"var(--plot-{role})")
-    return re.sub(r"\s*\n\s*", "\n", svg).strip()
-
-
 @contextlib.contextmanager
-def settings(svg_salt: str = "") -> Iterator[None]:
+def settings() -> Iterator[None]:
     """Matplotlib's own defaults, whatever a matplotlibrc says; the settings in force come back afterwards."""
     import matplotlib
 
     with matplotlib.rc_context(), warnings.catch_warnings():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update({"font.size": 10.5, "text.parse_math": False})  # a $ in a name is a $
-        # text stays text; ids are derived from the salt, not random
-        matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": svg_salt})
         # a run may be called anything; letters the font lacks become boxes, not warnings
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         yield
