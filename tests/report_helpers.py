@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -96,6 +97,12 @@ def write_full_run(path: Path, name: str = "full") -> RunDir:
     for step in (50, 100):
         append_jsonl(run.samples, {"step": step, "prompt": ATTACK, "text": f"{ATTACK} once & for all"})
     return run
+
+
+def outside_references(page: str) -> list[str]:
+    """What a browser would fetch: src and href that are not part of the page, url() outside it, imports."""
+    found = re.findall(r"""\b(?:src|href|srcset|action)\s*=\s*["']?([^"'\s>]+)|url\(["']?([^"')]+)|(@import)""", page)
+    return [link for links in found for link in links if link and not link.startswith(("#", "data:"))]
 
 
 def browse(page: Path | str, profile: Path) -> tuple[str, str]:

@@ -12,9 +12,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_report import outside_references
 
-from report_helpers import ATTACK, CHROMIUM, browse
+from report_helpers import ATTACK, browse, needs_chromium, outside_references
 from smalllm.api.explain import MAX_MAP_BYTES
 from smalllm.reporting.explain_draw import PICTURES
 from smalllm.reporting.explain_page import page_of, write_explanation
@@ -22,8 +21,6 @@ from smalllm.reporting.explain_parts import bin_names, columns_for, shown
 from smalllm.reporting.explanation import Explanation, Head, LensCell, Part, PromptToken, Repeated
 from smalllm.reporting.markup import escaped
 from smalllm.reporting.raster import png_of
-
-NO_CHROMIUM = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: install chromium to open the page in a browser")
 
 
 def made_up(
@@ -200,7 +197,7 @@ def test_odd_prompts_have_a_page_and_pictures(texts: list[str], tmp_path: Path) 
 
 
 @pytest.mark.browser
-@NO_CHROMIUM
+@needs_chromium
 def test_page_opens_in_a_browser_without_complaint(page: str, tmp_path: Path) -> None:
     first, copy = tmp_path / "explain.html", tmp_path / "copy.html"
     first.write_text(page, encoding="utf-8")
@@ -220,7 +217,7 @@ def test_page_opens_in_a_browser_without_complaint(page: str, tmp_path: Path) ->
 
 
 @pytest.mark.browser
-@NO_CHROMIUM
+@needs_chromium
 def test_a_script_in_the_page_would_be_refused_and_reported(page: str, tmp_path: Path) -> None:
     path = tmp_path / "explain.html"
     path.write_text(page.replace("</body>", "<script>alert(1)</script></body>"), encoding="utf-8")

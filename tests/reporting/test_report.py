@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from report_helpers import ATTACK, train_row, val_row, write_full_run, write_run
+from report_helpers import ATTACK, outside_references, train_row, val_row, write_full_run, write_run
 from smalllm.errors import ConfigError, RunError
 from smalllm.reporting import write_report
 from smalllm.reporting.charts import embedded
@@ -181,12 +181,6 @@ def test_half_surrogates_and_control_characters_in_samples(run: RunDir) -> None:
     run.samples.write_text('{"step": 1, "prompt": "\\u0000", "text": "a\\ud800b\\u0007"}\n')
     shown = samples([read_facts(run)])
     assert "<p class=prompt>\ufffd</p>" in shown and "<blockquote>a\ufffdb\ufffd<" in shown
-
-
-def outside_references(page: str) -> list[str]:
-    """What a browser would fetch: src and href that are not part of the page, url() outside it, imports."""
-    found = re.findall(r"""\b(?:src|href|srcset|action)\s*=\s*["']?([^"'\s>]+)|url\(["']?([^"')]+)|(@import)""", page)
-    return [link for links in found for link in links if link and not link.startswith(("#", "data:"))]
 
 
 def test_page_needs_no_network_and_no_other_file(page: str) -> None:

@@ -76,7 +76,7 @@ def page_of(runs: Sequence[RunFacts], curves: Sequence[dict[str, Any]], *, every
         head=headline(runs[0]) if is_single else f"<div class=box>{tables.comparison(runs)}</div>",
         events=texts.events(runs),
         sections=_sections(runs),
-        style=(_WEB / "page.css").read_text(encoding="utf-8"),
+        style="".join((_WEB / f"{name}.css").read_text(encoding="utf-8") for name in ("page", "charts")),
         script=script,
         script_hash=f"sha256-{digest}",
         connect="" if every_s is None else "; connect-src 'self'",
