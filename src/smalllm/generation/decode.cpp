@@ -11,9 +11,11 @@
 #endif
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <thread>
 
 constexpr int LANES = 16;
 #ifdef __AVX512F__
@@ -325,6 +327,24 @@ struct Step {
     }
 };
 
+// Where threads wait for each other. OpenMP's own barrier spins for a whole time slice, in which, on a busy machine, the
+// thread that is waited for cannot run: this one soon lets others run.
+class Meeting {
+    std::atomic<int> n_here{0}, number{0};
+
+   public:
+    void wait(int n_threads) {
+        const int mine = number.load(std::memory_order_acquire);
+        if (n_here.fetch_add(1, std::memory_order_acq_rel) == n_threads - 1) {
+            n_here.store(0, std::memory_order_relaxed);
+            number.fetch_add(1, std::memory_order_release);
+            return;
+        }
+        for (int spins = 0; number.load(std::memory_order_acquire) == mine; spins++)
+            if (spins > 4000) std::this_thread::yield();
+    }
+};
+
 int64_t floats_of_a_thread(const Model &m) {
     const int64_t widest = std::max(std::max(m.d_model, m.n_heads * m.d_head), m.d_ff);
     return m.n_rows_max * (m.d_model + widest) + m.n_positions + m.k_stride;
@@ -350,6 +370,7 @@ extern "C" void forward(const Model *model, int64_t n_rows, const int64_t *ids, 
     float *up = mixed + m.n_rows_max * heads, *gate = up + m.n_rows_max * inner, *delta = gate + m.n_rows_max * inner;
     float *active = delta + m.n_rows_max * narrow, *own = active + m.n_rows_max * m.d_ff;
     const int64_t widest = std::max(std::max(m.d_model, heads), m.d_ff), own_floats = floats_of_a_thread(m);
+    Meeting meeting;
 #pragma omp parallel num_threads(m.n_threads)
     {
         float *normed = own + omp_get_thread_num() * own_floats;  // each thread computes all of it, for itself
@@ -361,39 +382,37 @@ extern "C" void forward(const Model *model, int64_t n_rows, const int64_t *ids, 
             for (int64_t i = 0; i < m.d_model; i++)
                 x[r * m.d_model + i] = m.embedding[ids[r] * m.d_model + i] +
                                        (m.places ? m.places[positions[r] * m.d_model + i] : 0.0f);
-#pragma omp barrier
+        meeting.wait(step.n_threads);
         for (int64_t layer = 0; layer < m.n_layers; layer++) {
             const Layer &l = m.layers[layer];
             for (int64_t r = 0; r < n_rows; r++)
                 step.normalize(l.attention_norm, x + r * m.d_model, normed + r * m.d_model, m.d_model, m.is_rms);
             step.multiply(l.qkv, normed, qkv, wide, n_rows);
-#pragma omp barrier
+            meeting.wait(step.n_threads);
             for (int64_t u = units.first; u < units.last; u++) {
                 const int64_t r = u / m.n_kv_heads, g = u % m.n_kv_heads;
                 if (m.cache_kind == FP32) step.remember<float>(layer, r, g, qkv + r * wide);
                 if (m.cache_kind == BF16) step.remember<uint16_t>(layer, r, g, qkv + r * wide);
             }
-            if (has_prompts) {  // rows see keys that other threads wrote
-#pragma omp barrier
-            }
+            if (has_prompts) meeting.wait(step.n_threads);  // rows see keys that other threads wrote
             for (int64_t u = units.first; u < units.last; u++) {
                 const int64_t r = u / m.n_kv_heads, g = u % m.n_kv_heads;
                 if (m.cache_kind == FP32) step.attend<float>(layer, r, g, qkv + r * wide, mixed + r * heads, scores);
                 if (m.cache_kind == BF16) step.attend<uint16_t>(layer, r, g, qkv + r * wide, mixed + r * heads, scores);
             }
-#pragma omp barrier
+            meeting.wait(step.n_threads);
             step.multiply(l.out, mixed, delta, narrow, n_rows);
             step.add(x, delta, narrow);
-#pragma omp barrier
+            meeting.wait(step.n_threads);
             for (int64_t r = 0; r < n_rows; r++)
                 step.normalize(l.mlp_norm, x + r * m.d_model, normed + r * m.d_model, m.d_model, m.is_rms);
             step.multiply(l.up, normed, up, inner, n_rows);
             if (l.gate.weight) step.multiply(l.gate, normed, gate, inner, n_rows);
             step.activate(l, up, gate, inner, active);
-#pragma omp barrier
+            meeting.wait(step.n_threads);
             step.multiply(l.down, active, delta, narrow, n_rows);
             step.add(x, delta, narrow);
-#pragma omp barrier
+            meeting.wait(step.n_threads);
         }
         for (int64_t r = 0; r < n_logits; r++)
             step.normalize(m.norm, x + logit_rows[r] * m.d_model, normed + r * m.d_model, m.d_model, m.is_rms);
