@@ -149,7 +149,11 @@ def _rewind(before: TrainState, state: TrainState, parts: Parts, *, n_rewinds: i
     if kept is None:
         tried = f"after {_MAX_REWINDS} returns to the same checkpoint " if n_rewinds > _MAX_REWINDS else ""
         raise _unsound(before.step, tried + why)
-    parts.event(kept, f"back from step {state.step:,} to the checkpoint of step {kept.step:,}, on with other windows")
+    parts.event(
+        kept,
+        f"back from step {state.step:,} to the checkpoint of step {kept.step:,}, on with other windows, after "
+        f"{state.n_refused} refused updates; the last because {why}",
+    )
     return replace(kept, cursor=state.cursor, n_refused=0)
 
 
