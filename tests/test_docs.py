@@ -116,7 +116,7 @@ def test_every_command_parses(name: str) -> None:
         "train stories --train.max_steps many",
         "train stories --train.precision fp8",
         "prepare stories --resume",
-        "generate runs/x --prompts hello",
+        "generate runs/x --promts hello",
         "evaluate runs/x --tokens few",
         "quickstart 3",
         "bench tokenise",

@@ -11,7 +11,7 @@ from smalllm.api.preparation import prepare
 from smalllm.api.quickstart import quickstart
 from smalllm.api.report import report
 from smalllm.api.runs import train
-from smalllm.api.text import generate
+from smalllm.api.text import generate, generate_many, open_decoder
 from smalllm.recipes import load_recipe, override, recipe_names
 from smalllm.run import load_run
 
@@ -21,11 +21,13 @@ __all__ = [
     "export",
     "find_lr",
     "generate",
+    "generate_many",
     "import_model",
     "inspect",
     "load_recipe",
     "load_run",
     "merge_parts",
+    "open_decoder",
     "override",
     "plan",
     "prepare",

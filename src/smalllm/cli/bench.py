@@ -36,6 +36,28 @@ class TokenizeOptions:
 
 
 @dataclass(frozen=True)
+class GenerateOptions:
+    """Measure how fast a model writes, greedily."""
+
+    model: Annotated[str, tyro.conf.Positional] = "tinystories"
+    """A run, or a recipe, whose shape then has drawn weights."""
+    batches: tuple[int, ...] = (1, 16)
+    """Sequences at once."""
+    precisions: tuple[Literal["fp32", "bf16", "int8"], ...] = ("fp32", "bf16", "int8")
+    """Of our weights, and of the peers' where they have them."""
+    prompt_tokens: int = 32
+    """In each prompt."""
+    new_tokens: int = 256
+    """After each prompt."""
+    rounds: int = 3
+    """How often each way is measured, in turn with the others."""
+    alone: bool = False
+    """Do not measure transformers and llama.cpp."""
+    json: bool = False
+    """Print the result as JSON."""
+
+
+@dataclass(frozen=True)
 class TrainOptions:
     """Measure how fast a model trains, and in how much memory, on drawn token ids."""
 
@@ -50,10 +72,11 @@ class TrainOptions:
     """Print the result as JSON."""
 
 
-OPTIONS = {"tokenize": TokenizeOptions, "train": TrainOptions}
+OPTIONS = {"tokenize": TokenizeOptions, "train": TrainOptions, "generate": GenerateOptions}
 WHAT = {
     "tokenize": "text to token ids: the library itself, smalllm's ways, and prepare whole",
     "train": "RECIPE: updates of a model, and of transformers' on the same shape",
+    "generate": "prompts to tokens: smalllm, transformers and, for a run, llama.cpp on the same weights",
 }
 
 
@@ -70,6 +93,8 @@ def main(arguments: Sequence[str]) -> int:
     if what == "train":
         config, rest, name = split_recipe(arguments[1:], command="bench train")
         return _train(parse(TrainOptions, rest, command=f"bench train {name}", config=config))
+    if what == "generate":
+        return _generate(parse(GenerateOptions, arguments[1:], command="bench generate"))
     return _tokenize(parse(TokenizeOptions, arguments[1:], command=f"bench {what}"))
 
 
@@ -94,6 +119,35 @@ def _tokenize(options: TokenizeOptions) -> int:
     for way, rate in found.rates.items():
         rounds = " ".join(f"{one:.1f}" for one in rate.rounds)
         print(f"  {way:<24} {rate.mb_per_second:>8.1f} MB/s  {rate.ratio:>6.2f} x  ({rounds})")
+    return 0
+
+
+def _generate(options: GenerateOptions) -> int:
+    from smalllm.api.bench_generate import bench_generate
+
+    found = bench_generate(
+        options.model,
+        batches=options.batches,
+        precisions=options.precisions,
+        prompt_tokens=options.prompt_tokens,
+        new_tokens=options.new_tokens,
+        rounds=options.rounds,
+        peers=not options.alone,
+        progress=make_progress(),
+    )
+    if options.json:
+        print(json.dumps(asdict(found)))
+        return 0
+    print(
+        f"{found.model}, {found.parameters / 1e6:.3g}M parameters, {found.device}, {found.threads} threads; "
+        f"{found.prompt_tokens} prompt and {found.new_tokens} new tokens, {options.rounds} rounds"
+    )
+    print("  batch  way                    prompt tokens/s   tokens/s  to transformers  (rounds)")
+    for rate in found.rates:
+        rounds = " ".join(f"{one:,.0f}" for one in rate.rounds)
+        ratio = "" if rate.ratio is None else f"{rate.ratio:.2f} x"
+        speeds = f"{rate.prompt_tokens_per_second:>15,.0f}  {rate.tokens_per_second:>9,.0f}"
+        print(f"  {rate.batch:>5}  {rate.way:<22} {speeds}  {ratio:>15}  ({rounds})")
     return 0
 
 

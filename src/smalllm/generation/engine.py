@@ -1,20 +1,12 @@
-"""The generation loop: fill the cache with the prompt, then one token at a time for all samples at once.
-
-A sequence that outgrows the context keeps its newest tokens: when the cache is full, the last half of the context is
-read in again and generation goes on from there. This is done openly: `Generation.n_dropped` counts what was forgotten.
-"""
+"""`generate_tokens` and `run_prompts`: loops over a `Decoder`, for callers who want whole continuations."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-import torch
-from torch import Tensor
-
-from smalllm import runtime
 from smalllm.errors import ConfigError
-from smalllm.generation.sampling import SamplingConfig, check_sampling, sample_tokens
+from smalllm.generation.decoder import MOST_SLOTS, Decoder, Event
+from smalllm.generation.sampling import SamplingConfig, check_sampling, of_sample
 from smalllm.model.gpt import GPT
-from smalllm.model.kv_cache import KVCache
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,16 +15,22 @@ class Generation:
 
     Attributes:
         token_ids: the new tokens, without the end-of-document token.
-        finish_reason: "stop" at the end-of-document token, else "length".
+        finish_reason: "stop" at the end-of-document token or a stop text, "context" where the context was full and
+            generation was to stop there, else "length".
         n_dropped: oldest tokens that no longer fitted into the context when the last one was drawn.
+        text: where the decoder has a tokenizer; ends before a stop text, which `token_ids` do not.
+        logprobs: of each of `token_ids`, and of the end-of-document token if there was one; where asked for [nats].
+        alternatives: of the same: (id, log-probability) of the likeliest.
     """
 
     token_ids: list[int]
     finish_reason: str
     n_dropped: int
+    text: str = ""
+    logprobs: list[float] = field(default_factory=list)
+    alternatives: list[tuple[tuple[int, float], ...]] = field(default_factory=list)
 
 
-@torch.inference_mode()
 def generate_tokens(
     model: GPT,
     prompt: Sequence[int],
@@ -51,76 +49,76 @@ def generate_tokens(
         prompt: token ids; empty: a new document. One longer than the context keeps its newest tokens.
         config: how to draw.
         eos_id: ends a sequence; also what an empty prompt starts from.
-        n: how many continuations, drawn at once; sample i does not depend on n.
+        n: how many continuations; sample i does not depend on n.
         device: where the model is.
-        precision: of the matrix products.
+        precision: of the matrix products; see `Decoder`.
         on_token: told (sample, token id) as each token is drawn.
 
     Raises:
         ConfigError: sampling values out of range, or n below 1.
     """
-    check_sampling(config)
+    check_sampling(config, vocab_size=model.vocab_size)
     if n < 1:
         raise ConfigError(f"n = {n}: must be at least 1")
-    model.eval()
-    start = list(prompt) or [eos_id]
-    sequences = torch.tensor([start], device=device).repeat(n, 1)  # [B S]
-    generators = [torch.Generator().manual_seed(_sample_seed(config.seed, i)) for i in range(n)]
-    alive = torch.ones(n, dtype=torch.bool, device=device)
-    reader = _Reader(model, device=device, precision=precision)
-    made: list[list[int]] = [[] for _ in range(n)]
-    dropped = [0] * n
-    for _ in range(config.max_tokens):
-        logits = reader.read(sequences)
-        uniforms = torch.tensor([torch.rand((), generator=g).item() for g in generators], device=device)
-        drawn = sample_tokens(logits, sequences, config, uniforms)
-        drawn = torch.where(alive, drawn, eos_id)
-        for i in alive.nonzero().flatten().tolist():
-            dropped[i] = sequences.shape[1] - reader.n_visible
-        sequences = torch.cat([sequences, drawn[:, None]], dim=1)
-        alive &= drawn != eos_id
-        for i in alive.nonzero().flatten().tolist():
-            made[i].append(int(drawn[i]))
-            if on_token is not None:
-                on_token(i, made[i][-1])
-        if not alive.any():
-            break
-    return [
-        Generation(ids, "length" if is_alive else "stop", n_dropped)
-        for ids, is_alive, n_dropped in zip(made, alive.tolist(), dropped, strict=True)
-    ]
+    decoder = Decoder(model, n_slots=min(n, MOST_SLOTS), eos_id=eos_id, device=device, precision=precision)
+
+    def tell(i: int, event: Event) -> None:
+        if on_token is not None and event.token_id is not None:
+            on_token(i, event.token_id)
+
+    return run_prompts(decoder, [(prompt, of_sample(config, i)) for i in range(n)], on_event=tell)
 
 
-class _Reader:
-    """Feeds growing sequences to the model, each token once while they fit into the context."""
+def run_prompts(
+    decoder: Decoder,
+    prompts: Sequence[tuple[Sequence[int], SamplingConfig]],
+    *,
+    on_event: Callable[[int, Event], None] | None = None,
+) -> list[Generation]:
+    """Continue many prompts; as one ends, the next takes its slot.
 
-    def __init__(self, model: GPT, *, device: str, precision: str) -> None:
-        self.model, self.device, self.precision = model, device, precision
-        self.cache: KVCache | None = None
-        self.n_read = 0
+    Args:
+        decoder: with free slots; sequences that others have in it go on, unheard.
+        prompts: token ids and options of each.
+        on_event: told (index of the prompt, event) of each token.
 
-    @property
-    def n_visible(self) -> int:
-        """Positions that the last prediction could see."""
-        return self.cache.length if self.cache is not None else 0
+    Raises:
+        ConfigError: a prompt or an option is wrong. What was begun is removed.
+    """
+    made = [Generation([], "length", 0) for _ in prompts]
+    of_slot: dict[int, int] = {}
+    begun = 0
+    try:
+        while begun < len(prompts) or of_slot:
+            while begun < len(prompts) and decoder.n_free:
+                of_slot[decoder.add(*prompts[begun])] = begun
+                begun += 1
+            for event in decoder.step():
+                if (i := of_slot.get(event.slot)) is None:
+                    continue
+                if event.finish_reason is not None:
+                    del of_slot[event.slot]
+                made[i] = _with(made[i], event)
+                if on_event is not None:
+                    on_event(i, event)
+    finally:
+        for slot in of_slot:
+            decoder.remove(slot)
+    return made
 
-    def read(self, sequences: Tensor) -> Tensor:
-        """Logits after the last token of each sequence [B V]."""
-        context = self.model.config.context_length
-        n_new = sequences.shape[1] - self.n_read
-        if self.cache is None or self.cache.length + n_new > context:
-            n_new = min(n_new, context) if self.cache is None else max(1, context // 2)
-            self.cache = KVCache(
-                self.model.config,
-                n_sequences=sequences.shape[0],
-                n_positions=context,
-                dtype=runtime.product_dtype(self.precision),
-                device=self.device,
-            )
-        self.n_read = sequences.shape[1]
-        with runtime.autocast(self.device, self.precision):
-            return self.model(sequences[:, -n_new:], cache=self.cache)[:, -1]
 
-
-def _sample_seed(seed: int, sample: int) -> int:
-    return (seed * 1_000_003 + sample) % 2**63
+def _with(made: Generation, event: Event) -> Generation:
+    """The continuation with one more token; its lists are the same ones, longer."""
+    if event.token_id is not None:
+        made.token_ids.append(event.token_id)
+    if event.logprob is not None:
+        made.logprobs.append(event.logprob)
+        made.alternatives.append(event.alternatives)
+    return Generation(
+        made.token_ids,
+        event.finish_reason or "length",
+        event.n_dropped,
+        made.text + event.text,
+        made.logprobs,
+        made.alternatives,
+    )

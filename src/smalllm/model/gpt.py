@@ -25,7 +25,7 @@ from torch.utils.checkpoint import checkpoint
 from smalllm.config import ModelConfig
 from smalllm.model import cpu_attention
 from smalllm.model.documents import Documents
-from smalllm.model.kv_cache import KVCache
+from smalllm.model.kv_cache import Cache
 from smalllm.recipes.resolve import resolve_shape
 
 Angles = tuple[Float[Tensor, "... T K"], Float[Tensor, "... T K"]]
@@ -82,7 +82,7 @@ class Attention(nn.Module):
         self,
         x: Float[Tensor, "B T D"],
         angles: Angles | None,
-        cache: KVCache | None,
+        cache: Cache | None,
         mask: Bool[Tensor, "B 1 T T"] | None = None,
     ) -> Float[Tensor, "B T D"]:
         n_batch, n_queries, _ = x.shape
@@ -166,7 +166,7 @@ class Block(nn.Module):
         self,
         x: Float[Tensor, "B T D"],
         angles: Angles | None,
-        cache: KVCache | None,
+        cache: Cache | None,
         mask: Bool[Tensor, "B 1 T T"] | None = None,
     ) -> Float[Tensor, "B T D"]:
         x = x + self.attention(self.attention_norm(x), angles, cache, mask)
@@ -206,7 +206,7 @@ class GPT(nn.Module):
         self.register_buffer("sin", sin, persistent=False)
 
     def hidden(
-        self, token_ids: Int[Tensor, "B T"], *, cache: KVCache | None = None, documents: Documents | None = None
+        self, token_ids: Int[Tensor, "B T"], *, cache: Cache | None = None, documents: Documents | None = None
     ) -> Float[Tensor, "B T D"]:
         """The normalised last layer, before the head.
 
@@ -214,9 +214,10 @@ class GPT(nn.Module):
         each position sees its own document only, and counts from its start; a cache holds one document.
         """
         assert cache is None or documents is None, "a cache holds one document"
-        start = cache.length if cache is not None else 0
-        x = self.token_embedding(token_ids)  # [B T D]
-        places, mask = torch.arange(start, start + token_ids.shape[1], device=x.device), None  # [T]
+        x, n_queries = self.token_embedding(token_ids), token_ids.shape[1]  # [B T D]
+        places, mask = torch.arange(n_queries, device=x.device), None  # [T]
+        if cache is not None:
+            places = cache.places(n_queries, device=x.device)  # [T], or [B 1]
         if documents is not None:
             places, mask = documents.positions, documents.mask  # [B T], [B 1 T T]
         angles = None
@@ -237,7 +238,7 @@ class GPT(nn.Module):
         return self.norm(x)
 
     def forward(
-        self, token_ids: Int[Tensor, "B T"], *, cache: KVCache | None = None, documents: Documents | None = None
+        self, token_ids: Int[Tensor, "B T"], *, cache: Cache | None = None, documents: Documents | None = None
     ) -> Float[Tensor, "B T V"]:
         """Logits of the next token at each position, `[B T vocab_size]`.
 

@@ -1,7 +1,7 @@
 """Keys and values of the positions already seen, so that each new token costs one position's work."""
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from smalllm.config import ModelConfig
@@ -28,6 +28,10 @@ class KVCache:
         self.values = torch.zeros(shape, dtype=dtype, device=device)
         self.length = 0
 
+    def places(self, n_queries: int, *, device: torch.device) -> Int[Tensor, " T"]:
+        """The positions of so many new tokens."""
+        return torch.arange(self.length, self.length + n_queries, device=device)
+
     def append(
         self, layer: int, k: Float[Tensor, "B G T K"], v: Float[Tensor, "B G T K"]
     ) -> tuple[Float[Tensor, "B G S K"], Float[Tensor, "B G S K"]]:
@@ -47,3 +51,53 @@ class KVCache:
     def advance(self, n_positions: int) -> None:
         """Count positions as filled, after every layer has appended them."""
         self.length += n_positions
+
+
+class SlotCache:
+    """Keys and values of sequences of different lengths; takes one new token of some of them at a time.
+
+    Args:
+        keys: storage of all slots [layers slots G P K].
+        values: the same shape.
+        positions: of the new token of each sequence, which is how many its slot holds.
+        slots: where the sequences are; None: all slots, in order, which saves a copy.
+        n_keys: positions that attention looks at; more than every one of `positions`.
+    """
+
+    def __init__(
+        self,
+        keys: Float[Tensor, "L N G P K"],
+        values: Float[Tensor, "L N G P K"],
+        positions: Int[Tensor, " B"],
+        *,
+        slots: Int[Tensor, " B"] | None,
+        n_keys: int,
+    ) -> None:
+        self.keys, self.values, self.positions, self.n_keys = keys, values, positions, n_keys
+        self.slots = slots
+        self._rows = torch.arange(len(positions), device=positions.device) if slots is None else slots
+
+    def places(self, n_queries: int, *, device: torch.device) -> Int[Tensor, "B 1"]:
+        """The positions of the new tokens."""
+        return self.positions[:, None]
+
+    def append(
+        self, layer: int, k: Float[Tensor, "B G 1 K"], v: Float[Tensor, "B G 1 K"]
+    ) -> tuple[Float[Tensor, "B G S K"], Float[Tensor, "B G S K"]]:
+        """Store the new keys and values of a layer; return those of the positions that attention looks at."""
+        found = []
+        for new, stored in ((k, self.keys[layer]), (v, self.values[layer])):
+            stored[self._rows, :, self.positions] = new[:, :, 0].to(stored.dtype)
+            some = stored[:, :, : self.n_keys]
+            found.append((some if self.slots is None else some[self.slots]).to(new.dtype))
+        return found[0], found[1]
+
+    def mask(self, n_queries: int, *, device: torch.device) -> Bool[Tensor, "B 1 1 S"]:
+        """Each sequence sees its own positions, the new one included."""
+        return (torch.arange(self.n_keys, device=device) <= self.positions[:, None])[:, None, None]
+
+    def advance(self, n_positions: int) -> None:
+        """Nothing: whoever asks next says the positions."""
+
+
+Cache = KVCache | SlotCache

@@ -1,0 +1,64 @@
+"""The compiled library: where it is kept, and what is said where it cannot be had."""
+
+import ctypes
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from generation_helpers import BACKENDS, GREEDY, make_decoder
+from smalllm.config import ModelConfig
+from smalllm.errors import ConfigError
+from smalllm.generation.compiler import load_library
+from smalllm.model.gpt import GPT
+
+pytestmark = pytest.mark.skipif("compiled" not in BACKENDS, reason="decode.cpp cannot be compiled here")
+
+
+@pytest.fixture(autouse=True)
+def forget() -> Iterator[None]:
+    load_library.cache_clear()
+    yield
+    load_library.cache_clear()
+
+
+def test_it_is_compiled_once_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert isinstance(load_library(), ctypes.CDLL)
+    (library,) = (tmp_path / "smalllm").iterdir()
+    made_at = library.stat().st_mtime_ns
+    load_library.cache_clear()
+    assert isinstance(load_library(), ctypes.CDLL)
+    assert [path.stat().st_mtime_ns for path in (tmp_path / "smalllm").iterdir()] == [made_at]
+
+
+def test_a_folder_that_others_may_write_is_not_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "smalllm").mkdir()
+    (tmp_path / "smalllm").chmod(0o777)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert isinstance(load_library(), ctypes.CDLL)
+    assert not list((tmp_path / "smalllm").iterdir())
+
+
+@pytest.mark.parametrize(("compiler", "says"), [("false", "false"), ("/none/g++", "/none/g"), ("", "no C")])
+def test_without_a_compiler_pytorch_takes_over(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tiny_config: ModelConfig,
+    make_model: Callable[..., GPT],
+    compiler: str,
+    says: str,
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("CXX", compiler)
+    if not compiler:
+        monkeypatch.setenv("PATH", str(tmp_path))
+    found = load_library()
+    assert isinstance(found, str) and says in found
+    decoder = make_decoder(make_model(tiny_config))
+    decoder.add([1], GREEDY)
+    assert decoder.backend == "torch" and len(decoder.step()) == 1
+    with pytest.raises(ConfigError, match=f'backend = "compiled": .*{says}'):
+        make_decoder(make_model(tiny_config), backend="compiled")
+    with pytest.raises(ConfigError, match=f"only the compiled decoder has it, .*{says}"):
+        make_decoder(make_model(tiny_config), precision="int8")
