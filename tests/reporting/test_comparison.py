@@ -84,6 +84,14 @@ def test_two_runs_of_one_name_are_told_apart(tmp_path: Path) -> None:
     assert [run["name"] for run in read_json(tmp_path / "report.json")["runs"]] == [str(run.path) for run in runs]
 
 
+def test_names_longer_than_the_picture_leave_room_for_the_curves(tmp_path: Path) -> None:
+    for folder in (tmp_path / ("a" * 120), tmp_path / ("b" * 120)):
+        folder.mkdir()
+    runs = [write_full_run(tmp_path / (letter * 120), "run") for letter in "ab"]
+    report(*(run.path for run in runs), out=tmp_path)  # a warning of matplotlib would be an error
+    assert (tmp_path / "plots" / "loss.png").stat().st_size > 10_000
+
+
 def documented_keys(title: str) -> set[str]:
     table = DOCUMENTED.read_text(encoding="utf-8").split(f"| {title} |")[1].split("\n\n")[0]
     return set(re.findall(r"`(\w+)`", "".join(re.findall(r"^\| (`.*?`) \|", table, flags=re.MULTILINE))))

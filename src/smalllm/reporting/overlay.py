@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 MAX_POINTS = 2_000
+_MAX_NAME = 48  # characters in the legend
 RUN_COLOURS = ("#0072b2", "#d55e00", "#007a5a", "#c0609a", "#b07d00", "#2f9fd8", "#20242c")  # as on the page
 _DASHES: tuple[tuple[float, ...], ...] = ((), (5, 2), (1.5, 1.5), (6, 2, 1.5, 2))
 
@@ -54,12 +55,17 @@ def _draw(axes: "Axes", runs: Sequence[RunFacts], key: str) -> None:
         colour, dashes = RUN_COLOURS[i % len(RUN_COLOURS)], _DASHES[i // len(RUN_COLOURS) % len(_DASHES)]
         trained, validated = smooth(curve(facts.train, key)), curve(facts.val, key)
         if len(trained):
-            _plot(axes, trained, colour, dashes, name)
+            _plot(axes, trained, colour, dashes, _short(name))
         if len(validated):
-            _plot(axes, validated, colour, dashes, None if len(trained) else name, marker="o")
+            _plot(axes, validated, colour, dashes, None if len(trained) else _short(name), marker="o")
     limits = [found for facts in runs if (found := loss_limits(facts)) is not None] if key == "loss" else []
     if limits:
         axes.set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
+
+
+def _short(name: str) -> str:
+    """A name that leaves room for the curves: two long paths differ somewhere, most often near their ends."""
+    return name if len(name) <= _MAX_NAME else f"{name[: _MAX_NAME // 4]}…{name[-(_MAX_NAME * 3 // 4) :]}"
 
 
 def _plot(
