@@ -219,7 +219,8 @@ def test_a_killed_run_leaves_no_process_behind(run: RunDir, name: str) -> None:
         from smalllm.rundir import RunDir, append_jsonl
         from smalllm.tracking.followers import following
         run = RunDir(Path({str(run.path)!r}))
-        with following(run, [{name!r}], project="p", name=None, notice=print, places={PLACES!r}, patience_s={patience_s}):
+        places, patience_s = {PLACES!r}, {patience_s}
+        with following(run, [{name!r}], project="p", name=None, notice=print, places=places, patience_s=patience_s):
             append_jsonl(run.metrics, {{"split": "train", "step": 4, "loss": 1.0}})
             while not (run.tracking / {name!r} / "calls.jsonl").exists():
                 time.sleep(0.02)
