@@ -159,6 +159,8 @@ def test_the_command(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
         assert json.loads(said.out) == json.loads((tmp_path / "there/explain.json").read_text())
         assert main(["explain", "run", "--prompt", ""]) == 2
         assert "the prompt is empty" in capsys.readouterr().err
+        assert main(["explain", "run", "--prompt", PROMPT, "--out", "run/config.toml"]) == 2
+        assert "--out run/config.toml: is a file; name a folder" in capsys.readouterr().err
         assert main(["explain", "nowhere", "--prompt", PROMPT]) == 1
         with pytest.raises(SystemExit) as stop:
             main(["explain", "run"])

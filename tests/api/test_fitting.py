@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from run_helpers import prepared_config
+from smalllm.api import train
 from smalllm.api.fitting import fits_here
 from smalllm.config import RunConfig
+from smalllm.protocols import Silent
 from smalllm.recipes import load_recipe, override, save_config
 from smalllm.recipes.resolve import Machine, resolve
 from smalllm.rundir import RunDir, read_jsonl
@@ -113,3 +115,16 @@ def test_less_memory_never_gets_a_larger_micro_batch(config: RunConfig) -> None:
     assert sizes == sorted(sizes, reverse=True)  # type: ignore[type-var]
     assert sizes[0] == chosen(config, None) == 16  # 4,096 tokens, the most that a CPU is given
     assert len(set(sizes)) > 1 and sizes[-1] == 1
+
+
+@pytest.mark.parametrize(("memory", "is_told"), [("1MB", True), ("64GB", False)])
+def test_a_limit_that_no_micro_batch_meets_is_told(tmp_path: Path, memory: str, is_told: bool) -> None:
+    said: list[str] = []
+
+    class Told(Silent):
+        def say(self, text: str) -> None:
+            said.append(text)
+
+    config = override(prepared_config(tmp_path), {"train.micro_batch_size": "auto", "train.memory": memory})
+    train(override(config, {"train.max_steps": 1}), out=tmp_path / "run", progress=Told())
+    assert any("more memory than 1MB" in text for text in said) == is_told

@@ -48,15 +48,18 @@ def explain(
         What the page shows; `as_dict()` of it is what `explain.json` holds.
 
     Raises:
-        ConfigError: the prompt is empty, too short to predict anything, or not UTF-8 text.
+        ConfigError: the prompt is empty, too short to predict anything, or not UTF-8 text; or `out` is a file.
         CheckpointError, RunError, TokenizerError: the path holds no usable run.
     """
     progress = progress or Silent()
     run = run if isinstance(run, Run) else load_run(run)
+    folder = out or run.dir.path / "explain"
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"--out {folder}: is a file; name a folder, which is made where there is none")
     found = look_inside(run, prompt, progress=progress)
     for notice in found.notices:
         progress.say(notice)
-    write_explanation(found, out or run.dir.path / "explain")
+    write_explanation(found, folder)
     return found
 
 

@@ -195,6 +195,7 @@ def _resolved(
         dropout=shape.dropout,
     )
     vocab_size = manifest.tokenizer.vocab_size
+    fits = fits_here(config, vocab_size=vocab_size, device=device)
     resolved, notices = resolve(
         config,
         Machine(
@@ -209,10 +210,15 @@ def _resolved(
         train_tokens=windows.n_tokens,
         flops_per_token=flops_per_token(config.model, vocab_size=vocab_size),
         fill=windows.n_tokens / (windows.n * config.model.context_length),
-        fits=fits_here(config, vocab_size=vocab_size, device=device),
+        fits=fits,
     )
     for notice in notices:
         progress.say(notice)
+    if config.train.micro_batch_size == "auto" and not fits(resolved.train):
+        progress.say(
+            f"WARNING: this run is expected to need more memory than {config.train.memory or 'is free'}, even "
+            f"with {resolved.train.micro_batch_size} sequence at a time; smalllm plan shows where it goes"
+        )
     return ranks.config_from_first(resolved), environment, ranks
 
 
