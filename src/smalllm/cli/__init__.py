@@ -5,6 +5,7 @@ else. Commands are imported when they are called, so that `smalllm --help` answe
 """
 
 import difflib
+import errno
 import importlib
 import os
 import sys
@@ -103,7 +104,9 @@ def _explained(error: BaseException) -> tuple[int, str] | None:
     if type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error):
         first_line = str(error).splitlines()[0]
         return 1, f"out of memory ({first_line}); use a smaller --train.micro_batch_size, or a smaller model"
-    if isinstance(error, (OSError, MemoryError)):  # a full disk, a missing permission
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return 1, f"{error}; make some room there, or write to another disk (--out), and run the same command again"
+    if isinstance(error, (OSError, MemoryError)):  # a missing permission
         return 1, str(error) or type(error).__name__
     return None
 
