@@ -391,7 +391,5 @@ def test_a_full_disk_says_what_to_do() -> None:
     full = _explained(OSError(errno.ENOSPC, "No space left on device", "there/page.html"))
     assert full is not None and full[0] == 1
     assert "there/page.html" in full[1] and "make some room there" in full[1]
-        "there/page.html" in full[1] and "make some room there" in full[1] and "run the same command again" in full[1]
-    )
     denied = _explained(PermissionError(errno.EACCES, "Permission denied", "there"))
     assert denied == (1, "[Errno 13] Permission denied: 'there'")  # the partner: no room would not help
