@@ -39,7 +39,7 @@ def make_language_model(model: GPT, encoder: Encoder, *, device: str, precision:
             """Log-probability of whole texts, in windows of the context length."""
             asked = [encoder.rolling(request.args[0]) for request in requests]
             found = score_requests(model, asked, device=device, precision=precision)
-            return [sum(one.log_prob for one in group) for group in found]
+            return [sum((one.log_prob for one in group), 0.0) for group in found]
 
         def generate_until(self, requests: list[Any]) -> list[str]:
             """What follows each prompt, up to the first of the strings that end it."""
