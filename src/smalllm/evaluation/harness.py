@@ -1,6 +1,7 @@
 """A smalllm model as a model of lm-evaluation-harness, which then runs any of its tasks on it."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from smalllm.evaluation.likelihood import score_requests
@@ -46,6 +47,26 @@ def make_language_model(model: GPT, encoder: Encoder, *, device: str, precision:
             return [_generate(generate, *request.args) for request in requests]
 
     return SmalllmModel()
+
+
+def hf_model(folder: Path, *, device: str, precision: str, opens_with_end: bool) -> Any:
+    """The harness's own Hugging Face backend on an exported run, to compare with.
+
+    Args:
+        folder: what `smalllm export` wrote.
+        device: where it computes.
+        precision: fp32 or bf16, of its weights.
+        opens_with_end: every text begins with the end token, as in runs trained on documents apart.
+
+    Raises:
+        ImportError: lm-evaluation-harness or transformers is not installed.
+    """
+    import transformers
+    from lm_eval.models.huggingface import HFLM
+
+    transformers.utils.logging.disable_progress_bar()
+    dtype = {"fp32": "float32", "bf16": "bfloat16"}[precision]
+    return HFLM(pretrained=str(folder), device=device, dtype=dtype, add_bos_token=opens_with_end or None)
 
 
 def _neighbours(requests: list[Any]) -> list[tuple[str, list[str]]]:
