@@ -160,6 +160,7 @@ def _theirs(
     export(run, folder, progress=progress)
     opens = bool(task_encoder(run.tokenizer, run.config).opening)
     theirs = hf_model(folder, device=run.device, precision=precision, opens_with_end=opens)
+    asked: list[list[tuple[str, ...]]]
     if hasattr(opened.items[0], "choices"):
         asked = [[(item.context, f" {choice}") for choice in item.choices] for item in opened.items]
     else:
@@ -177,7 +178,7 @@ def _their_way(theirs: Any, asked: list[list[tuple[str, ...]]], batch: str, devi
         for i, arguments in enumerate(one)
     ]
 
-    def score() -> list[list[float]]:
+    def score() -> list[float]:
         theirs.batch_size_per_gpu = "auto" if batch == "auto" else int(batch)
         with redirect_stdout(StringIO()):  # it tells what it found for "auto"
             answers = getattr(theirs, kind)(requests, disable_tqdm=True)
