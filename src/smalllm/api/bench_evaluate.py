@@ -109,7 +109,7 @@ def bench_evaluate(
         InteropError: the model has no place in the peer.
     """
     progress = progress or Silent()
-    _check(against, batches, rounds)
+    _check(against, batches, rounds, examples)
     (opened,) = open_tasks([task], n_examples=examples, progress=progress)
     loaded = load_run(run, precision=precision)
     ways: dict[str, Score] = {f"smalllm, {precision}": lambda: _ours(loaded, opened)}
@@ -133,11 +133,13 @@ def bench_evaluate(
     )
 
 
-def _check(against: Peer | None, batches: Sequence[str], rounds: int) -> None:
+def _check(against: Peer | None, batches: Sequence[str], rounds: int, examples: int) -> None:
     if rounds < 1:
         raise ConfigError(f"--rounds {rounds}: must be 1 or more")
     if wrong := [batch for batch in batches if batch != "auto" and not (batch.isdecimal() and int(batch) > 0)]:
         raise ConfigError(f"--batches {' '.join(wrong)}: each must be a whole number from 1, or auto")
+    if examples < 0:
+        raise ConfigError(f"--examples {examples}: must be 1 or more, or 0 for all")
     if against is not None and not batches:
         raise ConfigError("--batches is empty: name at least one for --against lm-eval")
     if against is not None and importlib.util.find_spec("lm_eval") is None:
