@@ -55,6 +55,7 @@ def check_harness(tasks: Sequence[str]) -> Any:
         ConfigError: lm-evaluation-harness is not installed, or knows no such task.
     """
     try:
+        import lm_eval  # noqa: F401  (first, for a message about the package and not a part of it)
         from lm_eval.tasks import TaskManager
     except ImportError as error:
         raise ConfigError(
