@@ -321,7 +321,12 @@ def test_bad_tasks(here: Path, capsys: Captured) -> None:
     assert "both say what to score" in complaint(capsys, "evaluate", "run", *both, code=2)
     assert "for the task loss" in complaint(capsys, "evaluate", "run", "--text", "a.txt", "--tasks", "piqa", code=2)
     assert "stride = 0: must be from 1" in complaint(capsys, "evaluate", "run", "--stride", "0", code=2)
+    for option in ("--tokens", "--examples"):
+        said = complaint(capsys, "evaluate", "run", "--tasks", "loss,piqa", option, "-3", code=2)
+        assert f"{option[2:]} = -3: must be 1 or more, or 0 for all" in said
     assert "blimp=no.jsonl: no such file" in complaint(capsys, "evaluate", "run", "--tasks", "blimp=no.jsonl", code=1)
+    words = ("evaluate", "run", "--data", "nowhere", "--tasks", "loss,blimp=no.jsonl")
+    assert "blimp=no.jsonl: no such file" in complaint(capsys, *words, code=1)  # before anything is scored
     assert "eval.tasks has 'loss'" in complaint(capsys, "train", "shakespeare", "--eval.tasks", "loss", code=2)
 
 

@@ -2,6 +2,8 @@
 
 import hashlib
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -153,3 +155,11 @@ def test_the_real_hub_has_these_files(name: str, file: str) -> None:
     if found.sizes[file] < 50_000_000:
         path = fetch_file(found, file, notice=print)
         assert path.stat().st_size == found.sizes[file] and hashlib.sha256(path.read_bytes())
+
+
+def test_in_a_process_where_nothing_else_has_imported_the_library(tmp_path: Path) -> None:
+    """Its modules are no attributes until they are imported; in these tests they always are."""
+    code = "from smalllm.data.hub import open_set; open_set('no/set', revision=None, notice=print)"
+    env = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=60)
+    assert "DataError: HF_HUB_OFFLINE is set, and the cache" in done.stderr

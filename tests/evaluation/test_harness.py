@@ -15,7 +15,43 @@ from smalllm.evaluation.harness import cut_at
 from smalllm.evaluation.likelihood import score_requests
 from smalllm.evaluation.tasks import open_task
 
-THEIRS = {"hellaswag": "hellaswag", "lambada": "lambada_openai", "blimp": "wh_island", "piqa": "piqa"}
+THEIRS = {
+    "hellaswag": "hellaswag", "lambada": "lambada_openai", "blimp": "wh_island", "piqa": "piqa",
+    "arc_easy": "arc_easy", "wikitext": "wikitext",
+}  # fmt: skip
+SPLITS = {"lambada": "test_split", "arc_easy": "test_split", "wikitext": "test_split"}
+MEASURES = ("acc", "acc_norm", "perplexity", "word_perplexity", "byte_perplexity", "bits_per_byte")
+
+
+PUNCTUATED = "( a ) [ b ] { c } \" d \" ' e ' ; f : g ! h ? i , j's boys ' k 1 @.@ 5 – 2 @,@ 000 km @-@ wide \n "
+
+
+def question(stem: str, answer: str, **choices: str) -> dict[str, Any]:
+    labels = [label.removeprefix("_") for label in choices]
+    return {"question": stem, "choices": {"text": list(choices.values()), "label": labels}, "answerKey": answer}
+
+
+MORE: dict[str, list[Any]] = {
+    "arc_easy": [
+        question("What melts?", "B", A="Stone", B="Ice in the sun", C="Air"),
+        question("What falls? ", "1", _1="Rain", _2="Light", _3="Time", _4="A smell"),
+        question("Où est l’été ?", "E", A="là", B="là-bas", C="ici", D="partout", E="nulle part, dit-on"),
+        question("Which two are equal?", "B", A="the same", B="the same", C="another", D="the other"),
+        question("One two three four five six seven eight nine ten. " * 3, "D", A="1", B="two", C="3", D="4 or more"),
+    ],
+    "piqa": [
+        *RECORDS["piqa"],
+        {"goal": "how do you tie a knot?", "sol1": "Cut the rope. Then\ntie it.", "sol2": "Tie the rope.", "label": 1},
+        {"goal": "", "sol1": " two spaces", "sol2": "none", "label": 0},
+        {"goal": "Open a door, then close it, then open it again " * 3, "sol1": "é", "sol2": "push", "label": 0},
+    ],
+    "wikitext": [
+        *RECORDS["wikitext"],
+        {"page": ""},
+        {"page": " \n = Valkyria = \n \n = = Play = = \n \n = = = Of N = = = \n = = = = I = = = = \n dogs ' 5 ° C . "},
+        {"page": PUNCTUATED * 3},
+    ],
+}  # fmt: skip
 
 
 def test_text_ends_before_the_first_of_its_ends() -> None:
@@ -45,6 +81,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     smalllm.export(folder / "run", format="hf", out=folder / "hf")
     for name, records in RECORDS.items():
         write_records(folder / f"{name}.jsonl", records[:-1] if name == "blimp" else records)  # the last is a tie
+    for name, more in MORE.items():
+        write_records(folder / f"{name}.jsonl", more)
     return folder
 
 
@@ -53,10 +91,11 @@ def their_task(lm_eval: Any, name: str, path: Path) -> str:
     own = next(
         (Path(lm_eval.__file__).parent / "tasks").glob(f"*/{'wh_island' if name == 'blimp' else THEIRS[name]}.yaml")
     )
-    split = "test_split" if name == "lambada" else "validation_split"
+    unused = {"training_split", "validation_split", "test_split"} - {SPLITS.get(name, "validation_split")}
     lines = [
-        f"include: {own}", f"task: local_{name}", "dataset_path: json", "dataset_name: null", "training_split: null",
-        f"{split}: held", f"dataset_kwargs: {json.dumps({'data_files': {'held': str(path)}})}",
+        f"include: {own}", f"task: local_{name}", "dataset_path: json", "dataset_name: null",
+        *(f"{split}: null" for split in unused), f"{SPLITS.get(name, 'validation_split')}: held",
+        f"dataset_kwargs: {json.dumps({'data_files': {'held': str(path)}})}",
     ]  # fmt: skip
     file = path.with_suffix(".yaml")
     file.write_text("\n".join(lines) + "\n")
@@ -81,14 +120,25 @@ def test_our_tasks_are_theirs_question_by_question(name: str, folder: Path, lm_e
     found = score_requests(run.model, groups, device="cpu", precision="fp32")
     assert len(samples) == len(found)
     for sample, ours in zip(samples, found, strict=True):
+        if name == "wikitext":  # theirs is one number for a page, ours one for each window
+            assert sum(one.log_prob for one in ours) == pytest.approx(float(sample["resps"][0][0]), rel=1e-6)
+            continue
         for (answer,), one in zip(sample["resps"], ours, strict=True):
             log_prob, is_greedy = answer
-            assert one.log_prob == pytest.approx(float(log_prob), rel=1e-5)
+            assert one.log_prob == pytest.approx(float(log_prob), rel=1e-6)  # FP32 sums in another order
             assert str(one.is_greedy) == str(is_greedy)
     measures = task.task.measure(task.items, found, run.tokenizer.vocab_size)
-    for key in ("acc", "acc_norm", "perplexity"):
-        if f"{key},none" in asked["results"][f"local_{name}"] and name != "blimp":
-            assert measures[key] == pytest.approx(asked["results"][f"local_{name}"][f"{key},none"], rel=1e-5)
+    theirs_by_name = {key.removesuffix(",none"): value for key, value in asked["results"][f"local_{name}"].items()}
+    compared = [key for key in MEASURES if key in theirs_by_name and name != "blimp"]
+    assert len(compared) >= (0 if name == "blimp" else 2)
+    for key in compared:
+        assert measures[key] == pytest.approx(theirs_by_name[key], rel=1e-6), key
+    if name == "wikitext":
+        assert any(len(group) > 2 for group in groups) and "" in [page.text for page in task.items]
+        raw = [encoder.rolling(record["page"]) for record in MORE[name]]  # the partner: with the tokenizer's spaces
+        scored = score_requests(run.model, raw, device="cpu", precision="fp32")
+        of_raw = task.task.measure(task.items, scored, run.tokenizer.vocab_size)
+        assert of_raw["bits_per_byte"] != pytest.approx(theirs_by_name["bits_per_byte"], rel=1e-3)
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -108,9 +158,9 @@ def test_their_tasks_on_a_run(folder: Path, lm_eval: Any) -> None:
     found = smalllm.evaluate(folder / "run", tasks=tasks)["results"]
     ours = smalllm.evaluate(folder / "run", tasks=[f"piqa={folder}/piqa.jsonl"])["results"]["piqa"]
     piqa, written, wikitext = (found[task] for task in tasks)
-    assert (piqa["n"], piqa["acc"], piqa["acc_norm"]) == (2, ours["acc"], ours["acc_norm"])
+    assert (piqa["n"], piqa["acc"], piqa["acc_norm"]) == (5, ours["acc"], ours["acc_norm"])
     assert written["n"] == 3 and written["exact_match"] == 0.0
-    pages = [record["page"] for record in RECORDS["wikitext"]]
+    pages = [record["page"] for record in MORE["wikitext"]]
     (folder / "pages.jsonl").write_text("".join(json.dumps({"text": page}) + "\n" for page in pages))
     text = smalllm.evaluate(folder / "run", text=folder / "pages.jsonl")["results"]["loss"]
     assert wikitext["byte_perplexity"] == pytest.approx(2 ** text["bits_per_byte"], rel=1e-5)

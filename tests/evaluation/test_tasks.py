@@ -246,7 +246,7 @@ def test_files_that_cannot_be_used(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no such file or folder here; fetch https.*sha256 4aa8d02c"):
         open_task("lambada", given=str(tmp_path / "no.jsonl"), cache=tmp_path, notice=print)
     (tmp_path / "folder").mkdir()
-    with pytest.raises(DataError, match=r"lambada: folder: has no file like \*lambada_test_en.jsonl"):
+    with pytest.raises(DataError, match=r"lambada: folder: has no file like \*lambada_test.jsonl"):
         open_task("lambada", given=str(tmp_path / "folder"), cache=tmp_path, notice=print)
 
 

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smalllm.api.data import data_path, load_data
-from smalllm.api.harness import PREFIX, run_harness
+from smalllm.api.harness import PREFIX, check_harness, run_harness
 from smalllm.api.scores import Exam, check_stride, compare_unigram, examine, read_blocks
-from smalllm.api.tasks import run_tasks
+from smalllm.api.tasks import open_tasks, score_tasks
 from smalllm.config import TASK_NAMES
 from smalllm.data.foreign import is_foreign
 from smalllm.data.shards import TokenStream, open_split
@@ -59,21 +59,26 @@ def evaluate(
         CheckpointError, DataError, TokenizerError: the run or the data cannot be used.
     """
     ours = [task for task in tasks if not task.startswith(PREFIX)]
-    _check(ours, tasks, data=data, text=text)
+    theirs = [task.removeprefix(PREFIX) for task in tasks if task.startswith(PREFIX)]
+    _check(ours, tasks, data=data, text=text, tokens=tokens, examples=examples)
     run = run if isinstance(run, Run) else load_run(run)
+    opened = open_tasks([task for task in ours if task != "loss"], n_examples=examples, progress=progress)
+    manager = check_harness(theirs) if theirs else None  # before minutes of scoring
     results: dict[str, Any] = {}
     if "loss" in ours:
         if text is not None:
             results["loss"] = _score_text(run, text, stride=stride, max_tokens=tokens)
         else:
             results["loss"] = _score_split(run, data, stride=stride, max_tokens=tokens, progress=progress)
-    results |= run_tasks(run, [t for t in ours if t != "loss"], n_examples=examples, progress=progress)
-    if theirs := [task.removeprefix(PREFIX) for task in tasks if task.startswith(PREFIX)]:
-        results |= run_harness(run, theirs, n_examples=examples, progress=progress)
+    results |= score_tasks(run, opened, progress=progress)
+    if theirs:
+        results |= run_harness(run, theirs, manager, n_examples=examples, progress=progress)
     return {"run": str(run.dir.path), "checkpoint": run.checkpoint.name, "results": results}
 
 
-def _check(ours: Sequence[str], tasks: Sequence[str], *, data: Path | None, text: Path | None) -> None:
+def _check(
+    ours: Sequence[str], tasks: Sequence[str], *, data: Path | None, text: Path | None, tokens: int, examples: int
+) -> None:
     wrong = list(task_problems(ours, field="tasks", allowed=("loss", *TASK_NAMES)))
     if any(task.startswith("loss=") for task in ours):
         wrong.append("tasks has loss=…: the text is given by --text FILE, or --data for prepared tokens")
@@ -83,6 +88,9 @@ def _check(ours: Sequence[str], tasks: Sequence[str], *, data: Path | None, text
         wrong.append("data and text: both say what to score; give one of them")
     if (data is not None or text is not None) and "loss" not in tasks:
         wrong.append("data and text are for the task loss, which is not among the tasks; add it")
+    for name, value in (("tokens", tokens), ("examples", examples)):
+        if value < 0:
+            wrong.append(f"{name} = {value}: must be 1 or more, or 0 for all")
     if wrong:
         raise ConfigError(wrong)
 

@@ -17,32 +17,22 @@ PREFIX = "lm-eval:"
 
 
 def run_harness(
-    run: Run, tasks: Sequence[str], *, n_examples: int = 0, progress: Progress | None = None
+    run: Run, tasks: Sequence[str], manager: Any, *, n_examples: int = 0, progress: Progress | None = None
 ) -> dict[str, dict[str, Any]]:
     """What lm-evaluation-harness measures, by `lm-eval:NAME`.
 
     Args:
         run: a loaded run.
         tasks: names of its tasks or groups, or paths of its YAML files.
+        manager: which knows them; of `check_harness`.
         n_examples: the first so many documents of each task; 0: all.
         progress: told what is scored.
 
     Raises:
-        ConfigError: lm-evaluation-harness is not installed, or knows no such task.
         DataError: the data of a task could not be had.
     """
-    try:
-        import lm_eval
-        from lm_eval.tasks import TaskManager
-    except ImportError as error:
-        raise ConfigError(
-            f"lm-evaluation-harness, which {PREFIX}{tasks[0]} needs, is not installed ({error}); install it: "
-            "pip install 'smalllm[lm-eval]'"
-        ) from error
-    manager = TaskManager()
-    known = [*manager.all_tasks]
-    if unknown := [name for name in tasks if name not in known and not Path(name).is_file()]:
-        raise ConfigError([_unknown(name, known) for name in unknown])
+    import lm_eval
+
     model = make_language_model(
         run.model,
         task_encoder(run.tokenizer, run.config),
@@ -56,6 +46,27 @@ def run_harness(
             progress.say(f"{PREFIX}{name}: by lm-evaluation-harness {lm_eval.__version__}")
         found[f"{PREFIX}{name}"] = _measures(_evaluated(model, name, manager, n_examples=n_examples), name)
     return found
+
+
+def check_harness(tasks: Sequence[str]) -> Any:
+    """The harness's task manager, which knows these tasks.
+
+    Raises:
+        ConfigError: lm-evaluation-harness is not installed, or knows no such task.
+    """
+    try:
+        import lm_eval  # noqa: F401  (first, for a message about the package and not a part of it)
+        from lm_eval.tasks import TaskManager
+    except ImportError as error:
+        raise ConfigError(
+            f"lm-evaluation-harness, which {PREFIX}{tasks[0]} needs, is not installed ({error}); install it: "
+            "pip install 'smalllm[lm-eval]'"
+        ) from error
+    manager = TaskManager()
+    known = [*manager.all_tasks]
+    if unknown := [name for name in tasks if name not in known and not Path(name).is_file()]:
+        raise ConfigError([_unknown(name, known) for name in unknown])
+    return manager
 
 
 def _evaluated(model: Any, name: str, manager: Any, *, n_examples: int) -> dict[str, Any]:

@@ -44,19 +44,23 @@ def open_tasks(tasks: Sequence[str], *, n_examples: int = 0, progress: Progress 
 def run_tasks(
     run: Run, tasks: Sequence[str], *, n_examples: int = 0, progress: Progress | None = None
 ) -> dict[str, Measures]:
-    """The measures of a run in each task.
+    """The measures of a run in each task: `open_tasks`, then `score_tasks`."""
+    return score_tasks(run, open_tasks(tasks, n_examples=n_examples, progress=progress), progress=progress)
+
+
+def score_tasks(run: Run, tasks: Sequence[OpenTask], *, progress: Progress | None = None) -> dict[str, Measures]:
+    """The measures of a run in each task, by name.
 
     Args:
         run: a loaded run.
-        tasks: each NAME or NAME=PATH.
-        n_examples: items of each to score, spread evenly over it; 0: all.
+        tasks: as `open_tasks` gives them.
         progress: told what is scored.
 
     Raises:
-        ConfigError, DataError: as for `open_tasks`; or an ending does not fit into the model's context.
+        DataError: an ending does not fit into the model's context.
     """
     found, progress = {}, progress or Silent()
-    for opened in open_tasks(tasks, n_examples=n_examples, progress=progress):
+    for opened in tasks:
         progress.say(f"{opened.task.name}: {len(opened.items):,} to score")
         found[opened.task.name] = score_task(
             run.model, run.tokenizer, run.config, opened, device=run.device, precision=run.precision

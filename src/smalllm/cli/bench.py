@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
@@ -72,10 +73,33 @@ class TrainOptions:
     """Print the result as JSON."""
 
 
-OPTIONS = {"tokenize": TokenizeOptions, "train": TrainOptions, "generate": GenerateOptions}
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """Measure how fast the questions of a task are scored."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """Run directory, or one checkpoint."""
+    tasks: str = "hellaswag"
+    """NAME, or NAME=PATH for questions in a file or folder, as for `smalllm evaluate`; one task."""
+    against: Literal["lm-eval"] | None = None
+    """lm-evaluation-harness with its Hugging Face backend, on the run's export."""
+    batches: tuple[str, ...] = ("1", "8", "auto")
+    """Of lm-evaluation-harness, in requests; each is measured, and auto is the largest that memory holds."""
+    examples: int = 200
+    """So many questions, spread evenly over the task; 0: all."""
+    rounds: int = 3
+    """How often each way is measured, in turn with the others."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Of matrix products, on both sides."""
+    json: bool = False
+    """Print the result as JSON."""
+
+
+OPTIONS = {"tokenize": TokenizeOptions, "train": TrainOptions, "evaluate": EvaluateOptions, "generate": GenerateOptions}
 WHAT = {
     "tokenize": "text to token ids: the library itself, smalllm's ways, and prepare whole",
     "train": "RECIPE: updates of a model, and of transformers' on the same shape",
+    "evaluate": "RUN: questions of a task, and lm-evaluation-harness on the same weights",
     "generate": "prompts to tokens: smalllm, transformers and, for a run, llama.cpp on the same weights",
 }
 
@@ -93,6 +117,8 @@ def main(arguments: Sequence[str]) -> int:
     if what == "train":
         config, rest, name = split_recipe(arguments[1:], command="bench train")
         return _train(parse(TrainOptions, rest, command=f"bench train {name}", config=config))
+    if what == "evaluate":
+        return _evaluate(parse(EvaluateOptions, arguments[1:], command="bench evaluate"))
     if what == "generate":
         return _generate(parse(GenerateOptions, arguments[1:], command="bench generate"))
     return _tokenize(parse(TokenizeOptions, arguments[1:], command=f"bench {what}"))
@@ -148,6 +174,37 @@ def _generate(options: GenerateOptions) -> int:
         ratio = "" if rate.ratio is None else f"{rate.ratio:.2f} x"
         speeds = f"{rate.prompt_tokens_per_second:>15,.0f}  {rate.tokens_per_second:>9,.0f}"
         print(f"  {rate.batch:>5}  {rate.way:<22} {speeds}  {ratio:>15}  ({rounds})")
+    return 0
+
+
+def _evaluate(options: EvaluateOptions) -> int:
+    from smalllm.api.bench_evaluate import bench_evaluate
+
+    found = bench_evaluate(
+        options.run,
+        options.tasks,
+        against=options.against,
+        batches=options.batches,
+        examples=options.examples,
+        rounds=options.rounds,
+        precision=options.precision,
+        progress=make_progress(),
+    )
+    if options.json:
+        print(json.dumps(asdict(found)))
+        return 0
+    print(
+        f"{found.run}, {count(found.parameters)} parameters, {found.device}, {found.threads} threads, "
+        f"PyTorch {found.torch}\n"
+        f"{found.task}: {found.questions:,} questions, {found.precision}, {options.rounds} rounds"
+    )
+    print(f"  {'':<24} {'questions/s':>11}   smalllm is faster by")
+    for way, rate in found.rates.items():
+        rounds = " ".join(f"{one:,.1f}" for one in rate.rounds)
+        print(f"  {way:<24} {rate.questions_per_second:>11,.1f}   {rate.ratio:>6.2f} x  ({rounds})")
+    if found.ratio is not None:
+        largest = max(rate.largest_difference for rate in found.rates.values())
+        print(f"  {found.ratio:.2f} x the fastest; log-probabilities differ by at most {largest:.1e} nats")
     return 0
 
 

@@ -73,12 +73,12 @@ def open_set(name: str, *, revision: str | None, notice: Notice, first_wait_s: f
             f"data.hub_name = {name!r}: no such folder here, and not a name on the Hugging Face Hub, which looks like "
             "roneneldan/TinyStories"
         )
-    import huggingface_hub
+    from huggingface_hub import HfApi, constants  # constants by name: it is no attribute until someone imports it
 
     def look() -> Any:
-        return huggingface_hub.HfApi().dataset_info(name, revision=revision, files_metadata=True, timeout=30.0)
+        return HfApi().dataset_info(name, revision=revision, files_metadata=True, timeout=30.0)
 
-    if huggingface_hub.constants.HF_HUB_OFFLINE:
+    if constants.HF_HUB_OFFLINE:
         return _from_cache(name, revision, reason="HF_HUB_OFFLINE is set")
     try:
         info = _try(look, what=f"the list of files of {name}", notice=notice, first_wait_s=first_wait_s)

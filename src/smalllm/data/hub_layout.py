@@ -159,7 +159,7 @@ def _files_of(files: Sequence[str], config: str | None, *, where: str) -> list[s
     """The files below the folder that bears the configuration's name, `sample/10BT` for sample-10BT."""
     folders = {"/".join(name.split("/")[:depth]) for name in files for depth in range(1, name.count("/") + 1)}
     if config is None:
-        top = {folder for folder in folders if "/" not in folder and _split_of(f"{folder}/") is None}
+        top = {folder for folder in folders if "/" not in folder and split_of(f"{folder}/") is None}
         in_data = any(_NUMBERED.match(name) for name in files)
         if len(top - {"data"}) > 1 and not in_data and not any("/" not in name for name in files):
             raise DataError(f"{where} has several configurations; choose one with data.hub_config; {nearest('', top)}")
@@ -178,7 +178,7 @@ def _files_of(files: Sequence[str], config: str | None, *, where: str) -> list[s
 def _splits_by_name(files: Sequence[str]) -> Splits:
     """Splits as the Hub finds them: `data/SPLIT-00000-of-00004…`, else split words in names, else all is train."""
     numbered = [(match[1], name) for name in files if (match := _NUMBERED.match(name))]
-    worded = [(split, name) for name in _one_family(files) if (split := _split_of(name)) is not None]
+    worded = [(split, name) for name in _one_family(files) if (split := split_of(name)) is not None]
     splits: Splits = {}
     for split, name in numbered or worded or [("train", name) for name in _one_family(files)]:
         splits.setdefault(split, []).append(name)
@@ -199,7 +199,7 @@ def _family(name: str) -> str:
     return next((ending for ending in (*READABLE, *_FOREIGN) if _plain(name).endswith(ending)), "")
 
 
-def _split_of(name: str) -> str | None:
+def split_of(name: str) -> str | None:
     """The split whose word stands in the file's name, else in the nearest folder's."""
     for part in reversed(name.lower().split("/")):
         words = set(re.split(r"[ ._\-0-9]+", part))

@@ -1,6 +1,7 @@
 """A smalllm model as a model of lm-evaluation-harness, which then runs any of its tasks on it."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from smalllm.evaluation.likelihood import score_requests
@@ -39,13 +40,33 @@ def make_language_model(model: GPT, encoder: Encoder, *, device: str, precision:
             """Log-probability of whole texts, in windows of the context length."""
             asked = [encoder.rolling(request.args[0]) for request in requests]
             found = score_requests(model, asked, device=device, precision=precision)
-            return [sum(one.log_prob for one in group) for group in found]
+            return [sum((one.log_prob for one in group), 0.0) for group in found]
 
         def generate_until(self, requests: list[Any]) -> list[str]:
             """What follows each prompt, up to the first of the strings that end it."""
             return [_generate(generate, *request.args) for request in requests]
 
     return SmalllmModel()
+
+
+def hf_model(folder: Path, *, device: str, precision: str, opens_with_end: bool) -> Any:
+    """The harness's own Hugging Face backend on an exported run, to compare with.
+
+    Args:
+        folder: what `smalllm export` wrote.
+        device: where it computes.
+        precision: fp32 or bf16, of its weights.
+        opens_with_end: every text begins with the end token, as in runs trained on documents apart.
+
+    Raises:
+        ImportError: lm-evaluation-harness or transformers is not installed.
+    """
+    import transformers
+    from lm_eval.models.huggingface import HFLM
+
+    transformers.utils.logging.disable_progress_bar()
+    dtype = {"fp32": "float32", "bf16": "bfloat16"}[precision]
+    return HFLM(pretrained=str(folder), device=device, dtype=dtype, add_bos_token=opens_with_end or None)
 
 
 def _neighbours(requests: list[Any]) -> list[tuple[str, list[str]]]:

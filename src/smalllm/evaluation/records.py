@@ -6,12 +6,13 @@ Not here: what a record means (tasks/).
 import fnmatch
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from smalllm.data.download import SCHEMES, fetch_url
 from smalllm.data.hub import fetch_file, open_set
+from smalllm.data.hub_layout import split_of
 from smalllm.data.text_files import open_data
 from smalllm.errors import DataError
 
@@ -97,10 +98,23 @@ def answer_of(value: object, allowed: Sequence[str], where: str) -> int:
 
 def _from_set(where: str, patterns: Sequence[str], notice: Notice) -> list[Path]:
     hub = open_set(where, revision=None, notice=notice)
-    for pattern in (*patterns, *_LOCAL) if hub.folder is not None else patterns:
-        if names := sorted(name for name in hub.sizes if fnmatch.fnmatch(name, pattern)):
-            return [fetch_file(hub, name, notice=notice) for name in names]
-    raise DataError(f"{hub.name}: has no file like {' or '.join(patterns)}")
+    names = _first_matches(hub.sizes, patterns)
+    if not names and hub.repo_id is None:  # a folder of the user's own may call its files what it likes
+        names = _first_matches(hub.sizes, _LOCAL)
+        if splits := [name for name in names if split_of(name)]:  # but train is not taken for test
+            raise DataError(
+                f"{hub.name}: has no file like {' or '.join(patterns)}; it has {', '.join(splits[:3])}. Give the file "
+                "itself if it holds the questions"
+            )
+    if not names:
+        raise DataError(f"{hub.name}: has no file like {' or '.join(patterns)}")
+    return [fetch_file(hub, name, notice=notice) for name in names]
+
+
+def _first_matches(names: Iterable[str], patterns: Sequence[str]) -> list[str]:
+    """The names that match the first pattern that any name matches."""
+    matched = (sorted(name for name in names if fnmatch.fnmatch(name, pattern)) for pattern in patterns)
+    return next(filter(None, matched), [])
 
 
 def _told(name: str, address: str, patterns: Sequence[str], get: Callable[[], Any]) -> Any:

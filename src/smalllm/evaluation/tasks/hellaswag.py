@@ -19,11 +19,8 @@ from smalllm.evaluation.questions import (
 )
 from smalllm.evaluation.records import Record, answer_of, text_of
 
-_ADDRESS = (
-    "https://raw.githubusercontent.com/rowanz/hellaswag/master/data/hellaswag_val.jsonl"
-    "#sha256=0aa3b88843990f3f10a97b9575c94d7b71fb2205240ba04ae4884d9e9c992588"
-)
-_FILES = ("*validation-*.parquet", "*val*.jsonl")
+_ADDRESS = "Rowan/hellaswag"  # the authors' own repository on GitHub is closed since September 2026
+_FILES = ("data/validation-*.parquet", "*validation*.parquet", "*val*.jsonl")
 
 
 def read(record: Record, where: str) -> Question:

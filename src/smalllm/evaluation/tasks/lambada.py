@@ -47,7 +47,7 @@ TASK = Task(
         "https://openaipublic.blob.core.windows.net/gpt-2/data/lambada_test.jsonl"
         "#sha256=4aa8d02cd17c719165fc8a7887fddd641f43fcafa4b1c806ca8abc31fabdb226"
     ),
-    files=("*lambada_test_en.jsonl", "*lambada_test.jsonl"),
+    files=("*lambada_test.jsonl", "*lambada_test_en.jsonl"),
     read=read,
     encode=encode_question,
     measure=measure,

@@ -134,8 +134,6 @@ function drawLines(state, nRuns, levels) {
     const py = y.pixel(value);
     const role = name === "floor" ? "floor" : "level";
     group.append(element("line", { class: `level ${role}`, x1: box.left, x2: box.right, y1: py, y2: py }));
-    const near = name === "floor" ? Math.min(py + 13, box.bottom - 3) : py < box.top + 16 ? py + 13 : py - 4;
-    group.append(element("text", { class: `halo ${role}`, x: box.right - 2, y: near, "text-anchor": "end" }, text));
   }
   for (const event of state.events) {
     const px = x.pixel(event.x);
@@ -166,6 +164,12 @@ function drawLines(state, nRuns, levels) {
         group.append(dot);
       }
     }
+  }
+  for (const { text, name, value } of levels) { // over the curves, so that they can be read
+    const py = y.pixel(value);
+    const near = name === "floor" ? Math.min(py + 13, box.bottom - 3) : py < box.top + 16 ? py + 13 : py - 4;
+    const role = name === "floor" ? "floor" : "level";
+    group.append(element("text", { class: `halo ${role}`, x: box.right - 2, y: near, "text-anchor": "end" }, text));
   }
   svg.append(group);
 }

@@ -61,10 +61,11 @@ function valueRange(lines, marks, { scale, isLog, settled, everything }) {
   const cut = scale === "spread" && !everything && values.length > 20;
   let [low, high] = cut ? [quantile(values, 0.002), quantile(values, 0.995)] : [values[0], values[values.length - 1]];
   if (marks.length) [low, high] = [Math.min(low, ...marks), Math.max(high, ...marks)];
-  if (isLog) return [low / 1.15, Math.max(high * 1.15, low * 1.3)];
+  const foot = marks.includes(low) ? 0.1 : 0.08; // a level at the bottom has its name below it
+  if (isLog) return [low / Math.max(1.15, marks.includes(low) ? (high / low) ** foot : 0), Math.max(high * 1.15, low * 1.3)];
   if (scale === "zero") return [Math.min(0, low), high > 0 ? high * 1.1 : 1];
   const margin = Math.max(high - low, 0.02 * Math.abs(high), 1e-9);
-  return [low - 0.08 * margin, high + 0.1 * margin];
+  return [low - foot * margin, high + 0.1 * margin];
 }
 
 // Where in a sorted list a value would stand.
