@@ -137,8 +137,10 @@ def check_options(served: Served, sampling: SamplingConfig) -> None:
     Raises:
         RequestError: the first says which.
     """
+    vocab_size = served.run.tokenizer.vocab_size
+    check_ids([token_id for token_id, _ in sampling.logit_bias], vocab_size=vocab_size, param="logit_bias")
     try:
-        check_sampling(sampling, vocab_size=served.run.tokenizer.vocab_size)
+        check_sampling(sampling, vocab_size=vocab_size)
     except ConfigError as error:
         raise refused(error) from error
 
