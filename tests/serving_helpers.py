@@ -18,7 +18,14 @@ from smalllm.serving.server import open_port
 CONTEXT = 64
 SHAPE = {"model.context_length": CONTEXT, "model.d_model": 32, "train.max_steps": 30, "train.micro_batch_size": 2}
 PATIENCE_S = 15.0
-ENDLESS = {"prompt": "a", "n": 16, "max_tokens": 30_000, "past_context": "slide", "seed": 1}
+ENDLESS = {
+    "prompt": "a",
+    "n": 16,
+    "max_tokens": 30_000,
+    "past_context": "slide",
+    "seed": 1,
+    "logit_bias": {"256": -100.0},  # the end of a document
+}
 """A request that keeps a server busy for longer than any test."""
 
 
@@ -125,6 +132,7 @@ def receive_all(connection: socket.socket) -> bytes:
 def raw_request(body: bytes | str, **headers: str) -> bytes:
     """A completion request as bytes."""
     body = body.encode() if isinstance(body, str) else body
-    lines: Mapping[str, str] = {"Host": "127.0.0.1", "Content-Length": str(len(body)), **headers}
-    head = "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in lines.items())
+    given = {name.replace("_", "-"): value for name, value in headers.items()}
+    lines: Mapping[str, str] = {"Host": "127.0.0.1", "Content-Length": str(len(body)), **given}
+    head = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
     return f"POST /v1/completions HTTP/1.1\r\n{head}\r\n".encode() + body

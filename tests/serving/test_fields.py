@@ -36,7 +36,7 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     ({"prompt": "\ud800"}, "prompt", "surrogate"),
     ({"logprobs": 21}, "logprobs", "20"),
     ({"logprobs": -1}, "logprobs", "0"),
-    ({"logprobs": 20, "n": 16, "max_tokens": 30_000, "past_context": "slide"}, "max_tokens", "1,000,000"),
+    ({"logprobs": 20, "n": 16, "max_tokens": 30_000, "past_context": "slide"}, "max_tokens", "500,000"),
     ({"stop": ["a"] * 17}, "stop", "16"),
     ({"stop": ""}, "stop", "1 to 64"),
     ({"stop": "a" * 65}, "stop", "64"),
