@@ -33,7 +33,7 @@ def mixed_requests() -> list[dict[str, Any]]:
             "echo": i % 4 == 1,
             "return_token_ids": True,
         }
-        for i in range(24)
+        for i in range(12)
     ]
 
 
