@@ -1,6 +1,7 @@
 """`smalllm serve RUN [RUN …]`."""
 
 import json
+import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -49,7 +50,8 @@ def main(arguments: Sequence[str]) -> int:
         for served in models:
             facts = f"{served.card()['n_parameters']:,} parameters, {served.precision}, {served.engine.backend}"
             print(f"  {served.name}: {facts}, context {served.context_length:,}", file=sys.stderr)
-        print(f"the page to play: {address}/   try: {_example(address, models)}", file=sys.stderr)
+        example = _example(address, models[0].name, has_token=bool(options.token or os.environ.get("SMALLLM_TOKEN")))
+        print(f"the page to play: {address}/   try: {example}", file=sys.stderr)
         print("Ctrl-C ends it", file=sys.stderr, flush=True)
 
     serve(
@@ -66,6 +68,7 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _example(address: str, models: "Sequence[Served]") -> str:
-    body = {"model": models[0].name, "prompt": "Once upon a time", "max_tokens": 16}
-    return f"curl {address}/v1/completions -d {shlex.quote(json.dumps(body))}"
+def _example(address: str, model: str, *, has_token: bool) -> str:
+    body = json.dumps({"model": model, "prompt": "Once upon a time", "max_tokens": 16})
+    token = ' -H "Authorization: Bearer $SMALLLM_TOKEN"' if has_token else ""
+    return f"curl {address}/v1/completions{token} -d {shlex.quote(body)}"
