@@ -3,7 +3,7 @@
 
 import { ApiError, ask, events } from "./client.js";
 import { PRESETS, stopTexts } from "./panel.js";
-import { addChoice, brokenStretches, chosen, idsOf, makeSample, nameOf, textOf } from "./tokens.js";
+import { addChoice, brokenStretches, chosen, idsOf, makeSample, nameOf, textOf } from "./samples.js";
 
 export const N_ALTERNATIVES = 10;
 const MOST_ENTRIES = 30;
@@ -71,11 +71,12 @@ function push(state, what, sides) {
 }
 
 const clip = (text) => (text.length > 12 ? `${text.slice(0, 11)}…` : text);
-const copyOf = (side) => ({ ...side, samples: side.samples.map((sample) => Object.assign(makeSample([...sample.tokens]), { finish: sample.finish })) });
+const copyOf = (side) => ({ ...side, samples: side.samples.map((sample) => ({ ...sample, tokens: [...sample.tokens] })) });
+export const hasEnded = ({ tokens }) => tokens.at(-1)?.mark === "end";
 
 // What ended a text is no part of it once it goes on.
 function reopen(sample) {
-  Object.assign(sample, { tokens: sample.tokens.filter(({ mark }) => mark !== "cut" && mark !== "end"), finish: null });
+  Object.assign(sample, { tokens: sample.tokens.filter(({ mark }) => mark !== "cut" && mark !== "end"), finish: null, n: 0 });
 }
 
 function freshSides(state, n = null) {
@@ -120,7 +121,7 @@ export function makeBranches(state, face) {
     newSeed();
     if (!isReady()) return;
     const entry = push(state, "continued", current(state).sides.map(copyOf));
-    run(entry, entry.sides.flatMap((side, i) => side.samples.map((sample, j) => jobOf(entry, i, sample, j))));
+    run(entry, entry.sides.flatMap((side, i) => side.samples.flatMap((sample, j) => (hasEnded(sample) ? [] : jobOf(entry, i, sample, j)))));
   }
 
   // Continue one sample: from the very tokens it has, since the same text can be written with others.
@@ -140,7 +141,7 @@ export function makeBranches(state, face) {
     state.prompt = shownEntry(state).prompt;
     const entry = push(state, `${what} at ${at + 1}`, shownEntry(state).sides.map(copyOf));
     const sample = entry.sides[where.side].samples[where.place];
-    Object.assign(sample, { tokens: sample.tokens.slice(0, at), finish: null });
+    Object.assign(sample, { tokens: sample.tokens.slice(0, at), finish: null, n: 0 });
     return { entry, sample };
   }
 
@@ -188,7 +189,7 @@ export function makeBranches(state, face) {
   // Read one answer to its end. An error is returned; that the reader wished to stop is none.
   async function read(entry, { side, samples, body }, signal) {
     const asked = performance.now();
-    for (const sample of samples) Object.assign(sample, { n: 0, asked, firstAt: 0, lastAt: 0, most: body.max_tokens });
+    for (const sample of samples) Object.assign(sample, { ahead: "", n: 0, asked, firstAt: 0, lastAt: 0, most: body.max_tokens });
     try {
       for await (const event of events("v1/completions", body, signal)) {
         entry.sides[side].promptIds ??= event.prompt_token_ids ?? null;

@@ -56,7 +56,7 @@ function askToken(wasWrong) {
       dialog.close();
       resolve();
     };
-    dialog.oncancel = (event) => event.preventDefault(); // nothing works without it
+    dialog.onclose = () => asking && dialog.showModal(); // nothing works without it
     dialog.showModal();
   });
   return asking;

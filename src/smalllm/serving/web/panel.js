@@ -1,6 +1,7 @@
 // The settings of a side, and what they do to the next token: its distribution as bars.
 
-import { count, element, nameOf, number, share } from "./tokens.js";
+import { count, nameOf, number, share } from "./samples.js";
+import { element } from "./tokens.js";
 
 export const DEFAULTS = {
   temperature: 0.8, top_k: 0, top_p: 0.9, min_p: 0, repetition_penalty: 1, presence_penalty: 0, frequency_penalty: 0,
@@ -106,14 +107,26 @@ export function showSettings(panel, { side, sides, seed, isSeedKept, models }, a
     const preset = PRESETS[button.dataset.preset];
     button.setAttribute("aria-pressed", Object.keys(preset).every((key) => JSON.stringify(settings[key]) === JSON.stringify(preset[key])));
   }
-  fields.biases.replaceChildren(...settings.logit_bias.map((bias) => biasRow(bias, act)));
+  showBiases(fields.biases, settings.logit_bias, act);
 }
 
-function biasRow([id, label, value], act) {
-  const field = element("input", { type: "number", min: -100, max: 100, step: 1, value, "aria-label": `Bias of ${nameOf(label, id)}` });
+// Rows stay where the tokens are the same, so that one can be typed in.
+function showBiases(list, biases, act) {
+  const ids = biases.map(([id]) => id).join(" ");
+  if (list.dataset.ids !== ids) list.replaceChildren(...biases.map((bias) => biasRow(bias, act)));
+  list.dataset.ids = ids;
+  biases.forEach(([, , value], i) => {
+    const field = list.children[i].querySelector("input");
+    if (document.activeElement !== field) field.value = value ?? "";
+  });
+}
+
+function biasRow([id, label], act) {
+  const name = nameOf(label, id);
+  const field = element("input", { type: "number", min: -100, max: 100, step: 1, "aria-label": `Bias of ${name}`, "aria-describedby": "error-logit_bias" });
   field.addEventListener("input", () => act.bias(id, label, Number(field.value)));
-  const remove = element("button", { type: "button", "aria-label": `Remove the bias of ${nameOf(label, id)}`, onclick: () => act.bias(id, label, null) }, "×");
-  return element("li", {}, element("code", {}, nameOf(label, id)), field, remove);
+  const remove = element("button", { type: "button", "aria-label": `Remove the bias of ${name}`, onclick: () => act.bias(id, label, null) }, "×");
+  return element("li", {}, element("code", {}, name), field, remove);
 }
 
 export function factsOf(model) {

@@ -1,10 +1,11 @@
 // The page: what is written and chosen on it, and what it shows.
 
 import { ApiError, asCurl, asPython, ask, copy } from "./client.js";
-import { checkFilled, current, hasText, makeBranches, optionsOf, promptOf, requestOf, shownEntry } from "./branches.js";
+import { checkFilled, current, hasEnded, hasText, makeBranches, optionsOf, promptOf, requestOf, shownEntry } from "./branches.js";
 import { DEFAULTS, PRESETS, buildPanel, makeNexts, showSettings } from "./panel.js";
 import { keep, kept, linkOf, linked } from "./store.js";
-import { card, count, draw, element, endIds, makeView, number, textOf } from "./tokens.js";
+import { count, endIds, textOf, wordsOn } from "./samples.js";
+import { card, draw, element, showTexts } from "./tokens.js";
 
 const $ = (id) => document.getElementById(id);
 
@@ -59,23 +60,8 @@ function drawTexts() {
 
 // ---------------------------------------------------------------- showing
 
-function speedOf({ n, asked, firstAt, lastAt }) {
-  const words = [`${count(n)} ${n === 1 ? "token" : "tokens"}`];
-  if (n > 1 && lastAt > firstAt) words.push(`${number((1000 * (n - 1)) / (lastAt - firstAt))} tokens/s`);
-  if (firstAt) words.push(`first after ${number(firstAt - asked)} ms`);
-  return words;
-}
-
-function endOf({ finish, tokens, n, most }) {
-  if (finish === "stop") return tokens.at(-1)?.mark === "end" ? "the document ended" : "ended at a stop text";
-  if (finish === "length") return n < most ? "ended at the full context" : "ended at max tokens";
-  return "";
-}
-
 // Nothing follows a text whose document has ended; the others can go on.
-const canGoOn = () => Boolean(current(state)?.sides.some(({ samples }) => samples.some(({ tokens }) => tokens.length && tokens.at(-1).mark !== "end")));
-
-const wordsOn = (sample) => (sample.n ? [...speedOf(sample), endOf(sample)].filter(Boolean).join(" · ") : "");
+const canGoOn = () => Boolean(current(state)?.sides.some(({ samples }) => samples.some((sample) => sample.tokens.length && !hasEnded(sample))));
 
 function showStatus() {
   for (const { note, sample } of views) if (note) note.textContent = wordsOn(sample);
@@ -88,7 +74,7 @@ function showStatus() {
 function show(isAnew = true) {
   const entry = shownEntry(state);
   const [isCurrent, isRunning] = [Boolean(current(state)), Boolean(state.running)];
-  if (isAnew) showTexts(entry);
+  if (isAnew) views = showTexts(entry, $("inline"), $("columns"), { cut: (where, at) => (branches.cut(where, at), show()), branch: branches.branch });
   $("mirror").textContent = state.prompt;
   if ($("prompt").value !== state.prompt) $("prompt").value = state.prompt;
   for (const root of [$("inline"), $("columns")]) root.classList.toggle("stale", Boolean(entry) && !isCurrent);
@@ -104,33 +90,13 @@ function show(isAnew = true) {
   showSettings(panel, state, act);
   showProblems();
   nexts.refresh();
-  keep(state);
+  keepSoon();
 }
 
-function showTexts(entry) {
-  card.hide();
-  views = [];
-  const isInline = entry?.sides.length === 1 && entry.sides[0].samples.length === 1;
-  const viewOf = (side, sample, place, note) => {
-    const where = { side, place };
-    const onCut = (at) => (branches.cut(where, at), show());
-    const view = makeView(sample, { name: "Text, token by token", onBranch: (at, alternative) => branches.branch(where, at, alternative), onCut });
-    views.push({ view, sample, note, ...where });
-    return view.root;
-  };
-  $("inline").replaceChildren(...(isInline ? [viewOf(0, entry.sides[0].samples[0], 0, null)] : []));
-  $("columns").hidden = !entry || isInline;
-  $("columns").replaceChildren(...(entry && !isInline ? entry.sides.map((side, i) => columnOf(entry, side, i, viewOf)) : []));
-}
-
-function columnOf(entry, side, i, viewOf) {
-  const title = entry.sides.length > 1 ? `${"AB"[i]} · ${side.model}` : side.model;
-  const column = element("section", { class: "column" }, element("h2", {}, title), element("p", { class: "note" }, side.words));
-  side.samples.forEach((sample, j) => {
-    const note = element("p", { class: "note" });
-    column.append(element("div", { class: "box sample" }, element("div", { class: "text" }, viewOf(i, sample, j, note)), note));
-  });
-  return column;
+let keeping = 0;
+function keepSoon() {
+  clearTimeout(keeping);
+  keeping = setTimeout(() => keep(state), 300);
 }
 
 function showHistory() {
@@ -291,6 +257,7 @@ function listen() {
     event.preventDefault();
   });
   window.addEventListener("hashchange", takeLink);
+  window.addEventListener("pagehide", () => keep(state));
   $("paper").addEventListener("click", (event) => event.target === event.currentTarget && $("prompt").focus());
 }
 

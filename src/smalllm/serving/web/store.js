@@ -1,7 +1,7 @@
 // What a visit leaves behind: the state in this browser (never the server's token), and a link that repeats it.
 
 import { DEFAULTS } from "./panel.js";
-import { makeSample } from "./tokens.js";
+import { makeSample } from "./samples.js";
 
 const KEY = "smalllm-playground";
 const MOST_CHARACTERS = 2_000_000; // browsers keep about 5 MB for a site

@@ -1,5 +1,7 @@
-// A text token by token: read from the server's chunks, drawn as it grows, with a card that shows what else was likely.
+// A text token by token: drawn as it grows, with a card that shows what else was likely.
 // Whatever a model wrote reaches the page through textContent alone.
+
+import { isPart, nameOf, number, share } from "./samples.js";
 
 const FULL_BITS = 10; // surprise at which a token has its deepest colour: one in a thousand, as on the page of `explain`
 const bitsOf = (logprob) => -logprob / Math.LN2;
@@ -14,126 +16,38 @@ export function element(tag, attributes = {}, ...children) {
   return made;
 }
 
-export function number(x) {
-  if (!Number.isFinite(x)) return "–";
-  if (x === 0) return "0";
-  return Math.abs(x) >= 999.5 ? x.toLocaleString("en-US", { maximumFractionDigits: 0 }) : x.toPrecision(3);
-}
-
-export const count = (x) => (Number.isFinite(x) ? x.toLocaleString("en-US") : "–");
-
-export function share(p) {
-  if (!Number.isFinite(p)) return "–";
-  return p > 0 && p < 1e-5 ? "<0.001%" : `${number(100 * p)}%`;
-}
-
-// Ids of the tokens that end a document, which have no text.
-export const endIds = new Set();
-
-// A token on one line: spaces at its ends as dots, newlines and the like as signs.
-export function nameOf(label, id) {
-  if (label === "") return endIds.has(id) ? "(end)" : "(special)";
-  const dots = (spaces) => "·".repeat(spaces.length);
-  return label.replace(/^ +/, dots).replace(/ +$/, dots).replaceAll("\r", "␍").replaceAll("\n", "⏎").replaceAll("\t", "⇥");
-}
-
-const isPart = (label) => label.includes("\ufffd"); // of a character
-
-// A sample: its tokens {id, label, text, logprob, top: [[id, label, logprob]], mark, isJoined} and why it ended.
-export function makeSample(tokens = []) {
-  return { tokens, ahead: "", changed: tokens.length, finish: null, n: 0, most: 0, asked: 0, firstAt: 0, lastAt: 0 };
-}
-
-export function textOf(sample) {
-  return sample.tokens.map((token) => (token.mark === "cut" ? "" : token.text)).join("");
-}
-
-export function idsOf(sample) {
-  return sample.tokens.filter((token) => token.mark !== "cut" && token.mark !== "end").map((token) => token.id);
-}
-
-// Add a chunk's tokens. Its text can lag behind them (what may become a stop text is held back), so a token's text is
-// its own label where that is whole; where a character's bytes are split over tokens it is what the offsets say.
-export function addChoice(sample, choice, now) {
-  const { token_ids: ids = [], logprobs, text = "" } = choice;
-  const { tokens: labels = [], text_offset: offsets = [] } = logprobs || {};
-  let late = text.slice(Math.min(sample.ahead.length, text.length));
-  sample.ahead = sample.ahead.slice(text.length);
-  ids.forEach((id, i) => {
-    const label = labels[i] ?? "";
-    const top = (logprobs?.top_token_ids?.[i] || []).map((one, j) => [one, logprobs.top_tokens[i][j], logprobs.top_token_logprobs[i][j]]);
-    const token = { id, label, text: "", logprob: logprobs?.token_logprobs[i] ?? null, top };
-    if (isPart(label)) {
-      const characters = [...late];
-      token.text = (i + 1 < ids.length ? characters.slice(0, offsets[i + 1] - offsets[i]) : characters).join("");
-      late = late.slice(token.text.length);
-      if (token.text) join(sample);
-    } else {
-      late = late.slice(giveRest(sample, late, label));
-      token.text = label;
-      sample.ahead += label.slice(late.length);
-      late = late.slice(label.length);
-    }
-    sample.tokens.push(token);
-  });
-  if (ids.length) [sample.n, sample.firstAt, sample.lastAt] = [sample.n + ids.length, sample.firstAt || now, now];
-  if (choice.finish_reason) finish(sample, choice.finish_reason);
-}
-
-// The tokens before this one have found their character: they are shown in it.
-function join(sample) {
-  for (let i = sample.tokens.length - 1; i >= 0 && sample.tokens[i].text === "" && isPart(sample.tokens[i].label); i--) {
-    sample.tokens[i].isJoined = true;
-    sample.changed = Math.min(sample.changed, i);
-  }
-}
-
-// Text before that of a whole token belongs to the one before it: the sign for bytes that became no character, or
-// what had been held back. How much it was.
-function giveRest(sample, late, label) {
-  const before = sample.tokens.at(-1);
-  const at = late.indexOf(label);
-  if (at <= 0 || !before || !isPart(before.label)) return 0;
-  before.text += late.slice(0, at);
-  sample.changed = Math.min(sample.changed, sample.tokens.length - 1);
-  return at;
-}
-
-// What was shown but never sent as text lies behind a stop text: it is no part of the result.
-function finish(sample, reason) {
-  sample.finish = reason;
-  let over = sample.ahead.length;
-  sample.ahead = "";
-  const last = sample.tokens.at(-1);
-  if (reason !== "stop" || !last) return;
-  if (last.label === "") last.mark = "end";
-  for (let i = sample.tokens.length - 1; i >= 0 && over > 0; i--) {
-    over -= sample.tokens[i].text.length;
-    sample.tokens[i].mark = "cut";
-    sample.changed = Math.min(sample.changed, i);
-  }
-}
-
-// One of a token's alternatives in its place.
-export function chosen(top, [id, label, logprob]) {
-  return { id, label, text: isPart(label) ? "" : label, logprob, top, mark: "chosen" };
-}
-
-// Stretches of tokens that together should be characters, but are not: [from, to). A text cut within one has them.
-export function brokenStretches({ tokens }) {
-  const found = [];
-  for (let i = 0, j; i < tokens.length; i = j + 1) {
-    for (j = i; j < tokens.length && tokens[j].mark !== "cut" && isPart(tokens[j].label); j++);
-    const text = tokens.slice(i, j).map((token) => token.text).join("");
-    if (j > i && (text === "" || text.includes("\ufffd"))) found.push([i, j]);
-  }
-  return found;
-}
-
 // ---------------------------------------------------------------- the view
 
-export function makeView(sample, { name, onBranch, onCut }) {
-  const root = element("span", { class: "tokens", role: "listbox", tabindex: "0", "aria-label": name, "aria-orientation": "horizontal" });
+// The texts of an entry: one alone goes on in the line of its prompt, several have boxes. act: {branch, cut}.
+// Returns what is to be drawn again as it grows: {view, sample, side, place: its index in the side, note}.
+export function showTexts(entry, inline, columns, act) {
+  card.hide();
+  const views = [];
+  const isInline = entry?.sides.length === 1 && entry.sides[0].samples.length === 1;
+  const viewOf = (side, place, note) => {
+    const [where, sample] = [{ side, place }, entry.sides[side].samples[place]];
+    const view = makeView(sample, { onBranch: (at, other) => act.branch(where, at, other), onCut: (at) => act.cut(where, at) });
+    views.push({ view, sample, note, ...where });
+    return view.root;
+  };
+  inline.replaceChildren(...(isInline ? [viewOf(0, 0, null)] : []));
+  columns.hidden = !entry || isInline;
+  columns.replaceChildren(...(entry && !isInline ? entry.sides.map((side, i) => columnOf(entry, side, i, viewOf)) : []));
+  return views;
+}
+
+function columnOf(entry, side, i, viewOf) {
+  const title = entry.sides.length > 1 ? `${"AB"[i]} · ${side.model}` : side.model;
+  const column = element("section", { class: "column" }, element("h2", {}, title), element("p", { class: "note" }, side.words));
+  side.samples.forEach((_, j) => {
+    const note = element("p", { class: "note" });
+    column.append(element("div", { class: "box sample" }, element("div", { class: "text" }, viewOf(i, j, note)), note));
+  });
+  return column;
+}
+
+function makeView(sample, { onBranch, onCut }) {
+  const root = element("span", { class: "tokens", role: "listbox", tabindex: "0", "aria-label": "Text, token by token", "aria-orientation": "horizontal" });
   const view = { sample, root, at: -1, onBranch, onCut };
   sample.changed = 0;
   root.addEventListener("pointermove", (event) => {
