@@ -20,7 +20,8 @@ FLOORS = (
     ("checkpoint", "checkpoint_manifest", "run"),
     ("training", "evaluation", "generation", "xray", "interop", "planning", "reporting", "tracking"),
     ("api",),
-    ("cli", "serving", "__main__"),
+    ("serving",),
+    ("cli", "__main__"),
 )
 FLOOR_OF = {part: number for number, parts in enumerate(FLOORS) for part in parts}
 TORCHLESS = {*FLOORS[0], "reporting", "cli"}

@@ -28,6 +28,7 @@ __all__ = [
     "quickstart",
     "recipe_names",
     "report",
+    "serve",
     "shard_writer",
     "train",
 ]
@@ -36,7 +37,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'smalllm' has no attribute {name!r}")
-    return getattr(importlib.import_module("smalllm.api"), name)
+    return getattr(importlib.import_module("smalllm.serving" if name == "serve" else "smalllm.api"), name)
 
 
 def __dir__() -> list[str]:

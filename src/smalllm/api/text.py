@@ -126,13 +126,14 @@ def generate_many(
     return [made[i : i + n] for i in range(0, len(made), n)]
 
 
-def open_decoder(run: Run, *, n_slots: int, precision: DecodePrecision = "auto") -> Decoder:
+def open_decoder(run: Run, *, n_slots: int, precision: DecodePrecision = "auto", prompt_tokens: int = 2048) -> Decoder:
     """A decoder of a run's model, with its tokenizer: what a server drives, see `Decoder`.
 
     Args:
         run: loaded.
         n_slots: most sequences at once.
         precision: see `generate`.
+        prompt_tokens: read in a step, see `Decoder`.
 
     Raises:
         ConfigError: the precision cannot be had here.
@@ -144,6 +145,7 @@ def open_decoder(run: Run, *, n_slots: int, precision: DecodePrecision = "auto")
         tokenizer=run.tokenizer,
         device=run.device,
         precision=run.precision if precision == "auto" else precision,
+        prompt_tokens=prompt_tokens,
     )
 
 

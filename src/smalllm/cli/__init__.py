@@ -26,6 +26,7 @@ COMMANDS = {
     "evaluate": "measure a run on held-out text",
     "generate": "write text with a run",
     "explain": "look into a run while it reads a prompt: attention, surprise, layer by layer",
+    "serve": "answer over HTTP, as OpenAI's completions, with a page to play",
     "export": "write a run for Hugging Face transformers or llama.cpp",
     "import": "make a run of a Hugging Face checkpoint",
     "bench": "measure speed against peers, alternating in one call",
