@@ -5,6 +5,7 @@ import contextlib
 import json
 import os
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,7 +25,21 @@ OPTIONS = (
     "--disable-dev-shm-usage",
     "--remote-debugging-pipe",
 )
-KEYS = {"Enter": 13, "Escape": 27, "ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40, "Tab": 9}
+AS_3_AND_4 = """
+import os, sys
+os.dup2(int(sys.argv[1]), 30), os.dup2(int(sys.argv[2]), 31), os.dup2(30, 3), os.dup2(31, 4)
+os.execv(sys.argv[3], sys.argv[3:])
+"""  # where Chromium reads commands and writes answers
+KEYS = {
+    "Enter": 13,
+    "Escape": 27,
+    "ArrowLeft": 37,
+    "ArrowUp": 38,
+    "ArrowRight": 39,
+    "ArrowDown": 40,
+    "Tab": 9,
+    "Home": 36,
+}
 CTRL, SHIFT = 2, 8
 
 
@@ -40,12 +55,19 @@ class Page:
     def __init__(self, process: subprocess.Popen[bytes], read: int, write: int) -> None:
         self._process, self._read, self._write = process, read, write
         self._n_sent, self._held, self._session = 0, b"", ""
+        self.renew()
+
+    def renew(self) -> None:
+        """Become another tab, which shares nothing with the one before."""
+        self._session = ""
+        context = self.send("Target.createBrowserContext", disposeOnDetach=True)["browserContextId"]
+        target = self.send("Target.createTarget", url="about:blank", browserContextId=context)["targetId"]
+        self._session = self.send("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         self.said: list[str] = []
         self.requests: list[dict[str, Any]] = []
-        target = self.send("Target.createTarget", url="about:blank")["targetId"]
-        self._session = self.send("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.send(f"{domain}.enable")
+        self.resize(1280, 900)
 
     def send(self, method: str, **params: Any) -> Any:
         """The result of one command."""
@@ -58,7 +80,8 @@ class Page:
             if answer.get("id") == self._n_sent:
                 assert "error" not in answer, (method, answer["error"])
                 return answer["result"]
-            self._hear(answer.get("method"), answer.get("params", {}))
+            if answer.get("sessionId") == self._session:
+                self._hear(answer.get("method"), answer.get("params", {}))
 
     def _next(self) -> dict[str, Any]:
         while b"\0" not in self._held:
@@ -157,10 +180,17 @@ def browser(profile: Path) -> Iterator[Page]:
     """A tab in a Chromium of its own, which ends with the block."""
     assert CHROMIUM is not None
     (in_read, in_write), (out_read, out_write) = os.pipe(), os.pipe()
-    # Chromium reads commands from descriptor 3 and writes answers to 4
-    words = ["sh", "-c", f'exec "$0" "$@" 3<&{in_read} 4>&{out_write}', CHROMIUM, *OPTIONS]
     process = subprocess.Popen(
-        [*words, f"--user-data-dir={profile}"],
+        [
+            sys.executable,
+            "-ISc",
+            AS_3_AND_4,
+            str(in_read),
+            str(out_write),
+            CHROMIUM,
+            *OPTIONS,
+            f"--user-data-dir={profile}",
+        ],
         pass_fds=(in_read, out_write),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

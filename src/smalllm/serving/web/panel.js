@@ -1,6 +1,6 @@
 // The settings of a side, and what they do to the next token: its distribution as bars.
 
-import { count, nameOf, number, share } from "./samples.js";
+import { count, endIds, nameOf, number, share } from "./samples.js";
 import { element } from "./tokens.js";
 
 export const DEFAULTS = {
@@ -112,7 +112,7 @@ export function showSettings(panel, { side, sides, seed, isSeedKept, models }, a
 
 // Rows stay where the tokens are the same, so that one can be typed in.
 function showBiases(list, biases, act) {
-  const ids = biases.map(([id]) => id).join(" ");
+  const ids = [...biases.map(([id]) => id), endIds.size].join(" ");
   if (list.dataset.ids !== ids) list.replaceChildren(...biases.map((bias) => biasRow(bias, act)));
   list.dataset.ids = ids;
   biases.forEach(([, , value], i) => {

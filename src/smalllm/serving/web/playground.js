@@ -275,7 +275,9 @@ function takeModels() {
 }
 
 async function open() {
-  Object.assign(state, kept(), linked() || {});
+  Object.assign(state, kept());
+  const link = linked();
+  if (link) Object.assign(state, link, { at: -1 });
   panel = buildPanel($("settings"), act);
   nexts = makeNexts($("nexts"), state, {
     find: askNext,

@@ -49,6 +49,8 @@ export function addChoice(sample, choice, now) {
     }
     sample.tokens.push(token);
   });
+  const last = sample.tokens.findLast(({ label }) => isPart(label));
+  if (late && last) last.text += late; // of bytes that the end left alone
   if (ids.length) [sample.n, sample.firstAt, sample.lastAt] = [sample.n + ids.length, sample.firstAt || now, now];
   if (choice.finish_reason) finish(sample, choice.finish_reason);
 }
