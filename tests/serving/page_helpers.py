@@ -148,13 +148,10 @@ class Page:
 
     def press(self, key: str, modifiers: int = 0) -> None:
         """Press a key."""
-        code = KEYS[key]
+        event = {"key": key, "code": key, "windowsVirtualKeyCode": KEYS[key], "modifiers": modifiers}
         text = {"text": "\r"} if key == "Enter" and not modifiers else {}
-        for kind in ("keyDown", "keyUp"):
-            extra = text if kind == "keyDown" else {}
-            self.send(
-                "Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code, modifiers=modifiers, **extra
-            )  # fmt: skip
+        self.send("Input.dispatchKeyEvent", type="keyDown", **event, **text)
+        self.send("Input.dispatchKeyEvent", type="keyUp", **event)
 
     def type(self, selector: str, text: str) -> None:
         """Write into a field in place of what is there."""

@@ -17,8 +17,8 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-
 from page_helpers import CTRL, Page, browser
+
 from report_helpers import ATTACK, needs_chromium
 from run_helpers import prepared_config
 from smalllm.api import train
@@ -132,7 +132,7 @@ def test_a_long_text_grows_without_being_drawn_again_and_stops(page: Page) -> No
 def test_a_token_shows_what_else_was_likely(page: Page) -> None:
     generate(page)
     assert page.ask("document.querySelector('#card').hidden") is True
-    page.hover(".tok:nth-child(3)")
+    page.hover("[data-i='2']")
     page.until("!document.querySelector('#card').hidden")
     rows = page.ask(
         "[...document.querySelectorAll('#card li')].map((row) => parseFloat(row.querySelector('span').textContent))"
@@ -154,7 +154,7 @@ def test_a_click_on_another_token_branches(page: Page) -> None:
     page.type("#max_tokens", "40")
     generate(page)
     before = page.ask(TEXT)
-    page.click(".tok:nth-child(10)")
+    page.click("[data-i='9']")
     another = page.ask(
         "[...document.querySelectorAll('#card li')].findIndex((row) => !row.querySelector('[aria-current]'))"
     )
@@ -167,7 +167,7 @@ def test_a_click_on_another_token_branches(page: Page) -> None:
     assert isinstance(ids, list) and len(ids) == len(first["prompt"]) + 10  # one token is one byte here
     page.click("#history li:nth-child(1) button")
     assert page.ask(TEXT) == before
-    page.click(".tok:nth-child(5)")
+    page.click("[data-i='4']")
     page.click("#card .row button:nth-child(2)")
     assert page.ask(N_TOKENS) == 4 and len(asked(page)) == 2
 
@@ -333,7 +333,8 @@ PIECES = """
       [ids, late] = [[], ""];
     });
     const stray = sample.tokens.filter((token) => token.text === "" && !token.isJoined);
-    if (textOf(sample) !== text || sample.tokens.length !== bytes.length || stray.length) wrong.push([cuts, textOf(sample)]);
+    const isWhole = sample.tokens.length === bytes.length && !stray.length;
+    if (textOf(sample) !== text || !isWhole) wrong.push([cuts, textOf(sample)]);
   }
   return wrong;
 })()

@@ -28,8 +28,8 @@ const branches = makeBranches(state, {
     isScheduled = true;
     requestAnimationFrame(() => {
       isScheduled = false;
-      drawTexts();
       showStatus();
+      drawTexts();
     });
   },
   ended() {

@@ -48,7 +48,7 @@ function columnOf(entry, side, i, viewOf) {
 
 function makeView(sample, { onBranch, onCut }) {
   const root = element("span", { class: "tokens", role: "listbox", tabindex: "0", "aria-label": "Text, token by token", "aria-orientation": "horizontal" });
-  const view = { sample, root, at: -1, onBranch, onCut };
+  const view = { sample, root, box: root, spans: [], at: -1, onBranch, onCut };
   sample.changed = 0;
   root.addEventListener("pointermove", (event) => {
     if (event.pointerType === "mouse") card.point(view, indexAt(view, event.target));
@@ -66,7 +66,7 @@ function makeView(sample, { onBranch, onCut }) {
 }
 
 function indexAt({ root }, target) {
-  return target.parentNode === root ? Number(target.dataset.i) : -1;
+  return target !== root && root.contains(target) && target.dataset.i ? Number(target.dataset.i) : -1;
 }
 
 function onKey(view, event) {
@@ -75,31 +75,36 @@ function onKey(view, event) {
   const to = { ArrowLeft: view.at - 1, ArrowRight: view.at + 1, Home: 0, End: last }[event.key];
   if (to !== undefined) {
     card.show(view, Math.min(last, Math.max(0, to)));
-    view.root.childNodes[view.at]?.scrollIntoView({ block: "nearest" });
+    view.spans[view.at]?.scrollIntoView({ block: "nearest" });
   }
   else if (["ArrowDown", "Enter", " "].includes(event.key) && view.at >= 0) card.open(view, view.at, true);
   else return;
   event.preventDefault();
 }
 
-// Draw what is new; tokens that stand already are touched only where they have changed.
+// Draw what is new; tokens that stand already are touched only where they have changed. Behind each line that the
+// text itself ends a box begins, so that the browser lays out the last one again and not all.
 export function draw(view) {
-  const { sample, root } = view;
-  const fresh = document.createDocumentFragment();
-  while (root.childNodes.length > sample.tokens.length) root.lastChild.remove();
-  for (let i = Math.min(sample.changed, root.childNodes.length); i < sample.tokens.length; i++) {
-    const token = sample.tokens[i];
-    const span = root.childNodes[i] || element("span", { role: "option", "data-i": i });
-    const isBroken = token.text === "" && isPart(token.label) && !token.isJoined;
-    span.className = ["tok", token.mark, token.label === "" && "end", isBroken && "part", token.text.includes("\n") && "line"].filter(Boolean).join(" ");
-    span.textContent = token.text;
-    if (isBroken) span.setAttribute("aria-label", "part of a character");
-    const depth = token.logprob === null ? 0 : Math.min(1, bitsOf(token.logprob) / FULL_BITS);
-    span.style.setProperty("--s", depth.toFixed(2));
-    if (!span.parentNode) fresh.append(span);
+  const { sample, spans } = view;
+  for (let i = sample.changed; i < sample.tokens.length; i++) {
+    if (i === spans.length) {
+      const before = sample.tokens[i - 1]?.text;
+      if (before?.endsWith("\n")) view.root.append((view.box = element("span", { class: "lines", role: "presentation" })));
+      spans.push(element("span", { role: "option", "data-i": i }));
+      view.box.append(spans[i]);
+    }
+    drawToken(spans[i], sample.tokens[i]);
   }
   sample.changed = sample.tokens.length;
-  root.append(fresh);
+}
+
+function drawToken(span, token) {
+  const isBroken = token.text === "" && isPart(token.label) && !token.isJoined;
+  span.className = ["tok", token.mark, token.label === "" && "end", isBroken && "part", token.text.includes("\n") && "line"].filter(Boolean).join(" ");
+  span.textContent = token.text;
+  if (isBroken) span.setAttribute("aria-label", "part of a character");
+  const depth = token.logprob === null ? 0 : Math.min(1, bitsOf(token.logprob) / FULL_BITS);
+  span.style.setProperty("--s", depth.toFixed(2));
 }
 
 // ---------------------------------------------------------------- the card
@@ -110,12 +115,12 @@ export const card = {
   view: null,
 
   mark(view, i) {
-    this.view?.root.childNodes[this.view.at]?.removeAttribute("id");
+    this.view?.spans[this.view.at]?.removeAttribute("id");
     this.view?.root.querySelector(".at")?.classList.remove("at");
     this.view = view;
     if (i < 0 || !view) return;
     view.at = i;
-    const span = view.root.childNodes[i];
+    const span = view.spans[i];
     span.id = "at";
     span.classList.add("at");
     view.root.setAttribute("aria-activedescendant", "at");
@@ -134,7 +139,7 @@ export const card = {
     fill(this.box, view, i);
     this.box.classList.remove("open");
     this.box.hidden = false;
-    place(this.box, view.root.childNodes[i]);
+    place(this.box, view.spans[i]);
   },
 
   open(view, i, isByKey = false) {
@@ -170,7 +175,7 @@ export const card = {
     });
     const follow = (event) => {
       if (this.box.hidden || event.target === this.box) return;
-      if (this.isOpen || document.activeElement === this.view.root) place(this.box, this.view.root.childNodes[this.view.at]);
+      if (this.isOpen || document.activeElement === this.view.root) place(this.box, this.view.spans[this.view.at]);
       else this.hide();
     };
     for (const kind of ["resize", "scroll"]) window.addEventListener(kind, follow, { capture: true, passive: true });
