@@ -59,7 +59,7 @@ class Rows:
         cut = [k if 0 < k < vocab_size else 0 for k in top_k]
         self.largest_k = max(cut, default=0)
         self.top_k = column(cut, 0, torch.int64)
-        self.top_p = column(top_p, 1.0)
+        self.top_p = column([max(p, tiny) for p in top_p], 1.0)  # a smaller one would become 0, and keep no token
         self.min_p = column([math.log(p) if p else -math.inf for p in min_p], -math.inf)
         self.repetition = column(repetition, 1.0)
         self.presence, self.frequency = column(presence, 0.0), column(frequency, 0.0)

@@ -21,7 +21,11 @@ from smalllm.serving.ticket import Ticket
 from smalllm.serving.waiting import too_long, unless_gone, until_gone
 
 _FLUSH_S = 0.03
-"""Between two writes to one stream: tokens that come faster than anybody reads go together."""
+"""Between two writes to one stream: tokens that come faster than anybody reads go together [s]."""
+_EVENTS_AT_ONCE = 256
+"""In one write: others' turns come in between."""
+_LARGE = 20_000
+"""Values of a response that another thread puts together."""
 
 
 async def complete(request: Request, models: Sequence[Served], limits: Limits) -> Any:
@@ -49,9 +53,13 @@ async def _whole(plan: Plan) -> Response:
     if plan.max_tokens:
         for index, event in await _run(plan):
             events[index].append(event)
-    found = [choice.piece(events[i], is_last=True) for i, choice in enumerate(choices)]
-    n_written = sum(choice.n_tokens for choice in choices)
-    return json_response({**plan.head(), **plan.prompt_token_ids(), "choices": found, "usage": plan.usage(n_written)})
+
+    def response() -> Response:
+        found = [choice.piece(events[i], is_last=True) for i, choice in enumerate(choices)]
+        usage = plan.usage(sum(choice.n_tokens for choice in choices))
+        return json_response({**plan.head(), **plan.prompt_token_ids(), "choices": found, "usage": usage})
+
+    return response() if plan.n_values < _LARGE else await asyncio.to_thread(response)
 
 
 async def _run(plan: Plan) -> list[tuple[int, Event]]:
@@ -63,7 +71,7 @@ async def _run(plan: Plan) -> list[tuple[int, Event]]:
         plan.served.engine.cancel(ticket)
     if ticket.error is not None:
         raise ticket.error
-    return ticket.take()
+    return list(ticket.events)
 
 
 class EventStream(Response):
@@ -124,14 +132,14 @@ class EventStream(Response):
             if gone.done():
                 raise ClientGone
             is_over, news = ticket.is_over, defaultdict[int, list[Event]](list)  # first whether, then what
-            for index, event in ticket.take():
+            for index, event in ticket.take(_EVENTS_AT_ONCE):
                 news[index].append(event)
             pieces = [self._chunk(self._choices[i].piece(events)) for i, events in news.items()]
             if pieces:
                 await send({"type": "http.response.body", "body": b"".join(pieces), "more_body": True})
-            if is_over:
+            if is_over and not ticket.events:
                 break
-            await asyncio.sleep(_FLUSH_S)
+            await asyncio.sleep(0 if ticket.events else _FLUSH_S)
         if isinstance(ticket.error, RequestError):
             raise ticket.error
 

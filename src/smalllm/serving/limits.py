@@ -37,7 +37,7 @@ class Limits:
     """Prompts times `n`."""
     new_tokens: int = 32_768
     """Of each continuation, where `past_context` is "slide"; else the context ends it before."""
-    values: int = 1_000_000
+    values: int = 500_000
     """Tokens of all sequences, each counted again for every log-probability that is reported with it."""
     stops: int = 16
     """Texts to stop at."""

@@ -62,7 +62,7 @@ def head(name: str, kind: str, text: str) -> Iterator[str]:
     yield f"# TYPE {name} {kind}"
 
 
-def sample(name: str, labels: Mapping[str, str], value: float) -> str:
+def sample(name: str, labels: Mapping[str, str], value: int | float) -> str:
     """One number."""
     pairs = ",".join(f'{key}="{_escaped(text)}"' for key, text in labels.items())
     return f"{name}{{{pairs}}} {value}" if pairs else f"{name} {value}"

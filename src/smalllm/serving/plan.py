@@ -50,6 +50,13 @@ class Plan:
         """All sequences, those of a prompt together."""
         return [(ids, of_sample(self.sampling, i)) for ids in self.prompts for i in range(self.n)]
 
+    @property
+    def n_values(self) -> int:
+        """Tokens and log-probabilities that the response may hold."""
+        fields = self.fields
+        n_tokens = self.n * sum(self.max_tokens + (len(ids) if fields.echo else 0) for ids in self.prompts)
+        return n_tokens * (1 if fields.logprobs is None else 2 + fields.logprobs)
+
     def head(self) -> dict[str, Any]:
         """What a response and each event of a stream begin with."""
         head = {"id": self.id, "object": "text_completion", "created": self.created, "model": self.served.name}
@@ -137,8 +144,10 @@ def check_options(served: Served, sampling: SamplingConfig) -> None:
     Raises:
         RequestError: the first says which.
     """
+    vocab_size = served.run.tokenizer.vocab_size
+    check_ids([token_id for token_id, _ in sampling.logit_bias], vocab_size=vocab_size, param="logit_bias")
     try:
-        check_sampling(sampling, vocab_size=served.run.tokenizer.vocab_size)
+        check_sampling(sampling, vocab_size=vocab_size)
     except ConfigError as error:
         raise refused(error) from error
 
@@ -187,8 +196,6 @@ def _check_size(plan: Plan, limits: Limits) -> None:
         if scores_prompt and len(ids) > context:
             said = f"echo with logprobs: the prompt has {len(ids):,} tokens and the model sees {context:,}"
             raise RequestError(400, said, param="echo", code="context_length_exceeded")
-    n_tokens = plan.n * sum(plan.max_tokens + (len(ids) if fields.echo else 0) for ids in plan.prompts)
-    n_values = n_tokens * (1 if fields.logprobs is None else 2 + fields.logprobs)
-    if n_values > limits.values:
-        said = f"{n_values:,} tokens and log-probabilities could be written; at most {limits.values:,} in one response"
+    if plan.n_values > limits.values:
+        said = f"{plan.n_values:,} tokens and log-probabilities could be written; at most {limits.values:,} in one response"
         raise RequestError(400, f"{said}; ask for fewer of either", param="max_tokens")

@@ -1,6 +1,7 @@
 """One connection: uvicorn's, with an end to everything that a client can leave open."""
 
 import asyncio
+import socket
 import sys
 from typing import Any
 
@@ -12,6 +13,9 @@ from smalllm.serving.limits import Limits
 
 _MOST = 4
 """Times the connections allowed: so many are told that there are too many, and those beyond are cut."""
+
+_SEND_BYTES = 128 << 10
+"""That the system holds for a client who reads slowly."""
 
 
 def protocol_of(limits: Limits) -> type[asyncio.Protocol]:
@@ -26,10 +30,12 @@ def protocol_of(limits: Limits) -> type[asyncio.Protocol]:
     class Bounded(H11Protocol):
         _head_timer: asyncio.TimerHandle | None = None
         _write_timer: asyncio.TimerHandle | None = None
+        _n_unwanted = 0
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
             transport.set_write_buffer_limits(high=0)  # so that whatever waits to be read is noticed
+            transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BYTES)
             if len(self.connections) > _MOST * limits.connections:
                 transport.abort()
             elif len(self.connections) > limits.connections:
@@ -46,6 +52,11 @@ def protocol_of(limits: Limits) -> type[asyncio.Protocol]:
         def data_received(self, data: bytes) -> None:
             if self.transport.is_closing():
                 return
+            if self.cycle is not None and self.cycle.response_complete and self.conn.their_state is h11.SEND_BODY:
+                self._n_unwanted += len(data)  # of a body that nobody asked for
+                if self._n_unwanted > limits.body_bytes:
+                    self.transport.abort()
+                    return
             super().data_received(data)
             if self.cycle is not None and not self.cycle.response_complete:
                 self._expect(None)

@@ -57,12 +57,9 @@ class Ticket:
         self._listens = False
         self._flag.clear()
 
-    def take(self) -> list[tuple[int, Event]]:
-        """All events that are there."""
-        found = []
-        while self.events:
-            found.append(self.events.popleft())
-        return found
+    def take(self, most: int) -> list[tuple[int, Event]]:
+        """The oldest events that are there."""
+        return [self.events.popleft() for _ in range(min(most, len(self.events)))]
 
     def wake(self) -> None:
         """End `wait`; only on the event loop."""
