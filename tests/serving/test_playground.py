@@ -5,12 +5,7 @@ import json
 import re
 import shlex
 import shutil
-import signal
-import subprocess
-import sys
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
-from http.client import HTTPConnection
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -20,8 +15,7 @@ import pytest
 from page_helpers import CTRL, Page, browser
 
 from report_helpers import ATTACK, needs_chromium
-from run_helpers import prepared_config
-from smalllm.api import train
+from serving_helpers import Running, running
 
 pytestmark = [pytest.mark.browser, needs_chromium]
 
@@ -33,31 +27,12 @@ N_TOKENS = "document.querySelectorAll('.tok').length"
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """A tiny run on bytes, which writes what is not always Unicode, and the same under another name."""
-    folder = tmp_path_factory.mktemp("runs")
-    train(prepared_config(folder, {"model.context_length": 32, "train.max_steps": 4}), out=folder / "one")
-    shutil.copytree(folder / "one", folder / "two")
-    return [folder / "one", folder / "two"]
-
-
-@contextmanager
-def serving(*words: str) -> Iterator[str]:
-    """The address of a server in a process of its own."""
-    command = [sys.executable, "-m", "smalllm", "serve", *words, "--port", "0"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    assert process.stdout is not None
-    try:
-        yield process.stdout.readline().strip()
-    finally:
-        process.send_signal(signal.SIGINT)
-        process.communicate(timeout=20)
-
-
-@pytest.fixture(scope="module")
-def address(runs: list[Path]) -> Iterator[str]:
-    with serving(*map(str, runs)) as found:
-        yield found
+def both(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """A server of a run on bytes, which writes what is not always Unicode, and of the same under another name."""
+    other = tmp_path_factory.mktemp("runs") / "other"
+    shutil.copytree(tiny_run, other)
+    with running([tiny_run, other]) as server:
+        yield server
 
 
 @pytest.fixture(scope="module")
@@ -67,12 +42,12 @@ def tab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
 
 
 @pytest.fixture
-def page(tab: Page, address: str) -> Iterator[Page]:
+def page(tab: Page, both: Running) -> Iterator[Page]:
     """The page as at a first visit; it must have complained of nothing when the test is over."""
     tab.renew()
     settings = {"max_tokens": 60, "logit_bias": [[EOS_ID, "", -100]]}  # a text that does not end by itself
-    start = {"prompt": "The old cat", "sides": [{"model": "one", "settings": settings}], "seed": 5, "isSeedKept": True}
-    tab.open(f"{address}/#s={quote(json.dumps(start))}")
+    start = {"prompt": "The old cat", "sides": [{"model": "tiny", "settings": settings}], "seed": 5, "isSeedKept": True}
+    tab.open(f"{both.server.address}/#s={quote(json.dumps(start))}")
     tab.until(IDLE)
     yield tab
     assert tab.said == []
@@ -87,15 +62,7 @@ def asked(page: Page, path: str = "/v1/completions") -> list[dict[str, Any]]:
     return [request["body"] for request in page.requests if request["url"].endswith(path)]
 
 
-def answer(address: str, body: dict[str, Any]) -> dict[str, Any]:
-    """What the server says to a program."""
-    with closing(HTTPConnection(address.removeprefix("http://"), timeout=20)) as connection:
-        connection.request("POST", "/v1/completions", json.dumps(body), {"Content-Type": "application/json"})
-        found: dict[str, Any] = json.loads(connection.getresponse().read())
-    return found
-
-
-def test_what_is_typed_goes_on(page: Page, address: str) -> None:
+def test_what_is_typed_goes_on(page: Page, both: Running) -> None:
     page.type("#prompt", "The old cat é🙂")
     page.type("#max_tokens", "100")
     generate(page)
@@ -105,7 +72,7 @@ def test_what_is_typed_goes_on(page: Page, address: str) -> None:
         r"100 tokens · [\d,.]+ tokens/s · .* max tokens", page.text("#status")
     )
     # the pieces of the stream are put together to the very text of an answer that came at once
-    whole = answer(address, {**body, "stream": False})["choices"][0]
+    whole = both.complete(**{**body, "stream": False})["choices"][0]
     assert page.ask(TEXT) == body["prompt"] + whole["text"]
     assert page.text("#said").startswith("Done. 100 tokens") and page.text("#generate") == "Continue"
     page.press("Enter", CTRL)
@@ -119,12 +86,12 @@ def test_a_long_text_grows_without_being_drawn_again_and_stops(page: Page) -> No
     page.until(f"{N_TOKENS} > 20")
     assert page.ask("document.querySelector('#stop').disabled") is False
     page.ask("document.querySelector('.tok').isFirst = true")
-    page.until(f"{N_TOKENS} > 2000")
+    page.until(f"{N_TOKENS} > 1000")
     page.press("Escape")
     page.until(IDLE)
     assert page.ask("document.querySelector('.tok').isFirst") is True
     n = page.ask(N_TOKENS)
-    assert 2000 < n < 30000 and page.text("#generate") == "Continue"
+    assert 1000 < n < 30000 and page.text("#generate") == "Continue"
     page.ask("new Promise((resolve) => setTimeout(resolve, 100))")
     assert page.ask(N_TOKENS) == n
 
@@ -196,11 +163,11 @@ def test_two_runs_side_by_side_draw_with_the_same_seed(page: Page) -> None:
     page.click(".presets button")
     generate(page)
     a, b = asked(page)
-    assert (a["model"], b["model"]) == ("one", "two") and a["seed"] == b["seed"] and a["prompt"] == b["prompt"]
+    assert (a["model"], b["model"]) == ("tiny", "other") and a["seed"] == b["seed"] and a["prompt"] == b["prompt"]
     assert a["temperature"] == 0.8 and b["temperature"] == 0
     boxes = page.ask("[...document.querySelectorAll('.column')].map((one) => one.getBoundingClientRect().left)")
     assert len(boxes) == 2 and boxes[0] < boxes[1]
-    assert page.text(".column h2") == "A · one" and "greedy: temperature 0" in page.text(".column:nth-child(2) .note")
+    assert page.text(".column h2") == "A · tiny" and "greedy: temperature 0" in page.text(".column:nth-child(2) .note")
     page.type("#n", "3")
     page.click("#again")
     page.until(f"{IDLE} && document.querySelectorAll('.column:nth-child(2) .sample').length === 3")
@@ -241,7 +208,7 @@ def test_a_wrong_value_is_said_at_its_control(page: Page) -> None:
     page.said.clear()  # a browser tells of each refused request
 
 
-def test_the_state_survives_a_reload_and_goes_into_a_link(page: Page, address: str) -> None:
+def test_the_state_survives_a_reload_and_goes_into_a_link(page: Page, both: Running) -> None:
     page.type("#prompt", ATTACK)
     page.type("#top_k", "7")
     page.type("#seed", "11")
@@ -249,7 +216,7 @@ def test_the_state_survives_a_reload_and_goes_into_a_link(page: Page, address: s
     text = page.ask(TEXT)
     page.click("#share")
     link = page.ask("document.querySelector('#clipboard').value")
-    page.open(address)
+    page.open(both.server.address)
     page.until(IDLE)
     assert page.ask(TEXT) == text and page.ask("document.querySelector('#top_k').value") == "7"
     page.type("#prompt", "another")
@@ -263,10 +230,10 @@ def test_the_state_survives_a_reload_and_goes_into_a_link(page: Page, address: s
     assert page.ask("document.images.length + document.querySelectorAll('main script').length") == 0
 
 
-def test_a_token_is_asked_for_and_kept_for_the_tab_alone(tab: Page, runs: list[Path]) -> None:
-    with serving(str(runs[0]), "--token", TOKEN) as address:
+def test_a_token_is_asked_for_and_kept_for_the_tab_alone(tab: Page, tiny_run: Path) -> None:
+    with running([tiny_run], token=TOKEN) as server:
         tab.renew()
-        tab.open(address)
+        tab.open(server.server.address)
         tab.until("document.querySelector('#ask').open")
         for word in ("wrong", TOKEN):
             tab.type("#token", word)
