@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.browser, needs_chromium]
 TOKEN = "a-secret"
 EOS_ID = 256
 IDLE = "document.querySelector('#stop').disabled && !document.querySelector('#generate').disabled"
-TEXT = "document.querySelector('#mirror').textContent + document.querySelector('.tokens')?.textContent"
+TEXT = "document.querySelector('#prompt').value + document.querySelector('.tokens')?.textContent"
 N_TOKENS = "document.querySelectorAll('.tok').length"
 
 
@@ -105,7 +105,7 @@ def test_a_token_shows_what_else_was_likely(page: Page) -> None:
         "[...document.querySelectorAll('#card li')].map((row) => parseFloat(row.querySelector('span').textContent))"
     )
     assert len(rows) == 10 and rows == sorted(rows, reverse=True) and sum(rows) <= 100.1
-    assert re.search(r"\d% · [\d.]+ bits · rank (above )?\d+", page.text("#card"))
+    assert re.search(r"\d% · [\d.]+ bits · (beyond )?rank \d+", page.text("#card"))
     page.hover("h1")
     page.until("document.querySelector('#card').hidden")
     page.ask("document.querySelector('.tokens').focus({ focusVisible: true })")

@@ -132,6 +132,7 @@ export async function copy(text) {
     field.select();
     const isDone = document.execCommand("copy");
     field.hidden = isDone;
+    field.onblur = () => (field.hidden = true);
     return isDone;
   }
   return true;

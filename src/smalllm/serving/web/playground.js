@@ -75,7 +75,7 @@ function show(isAnew = true) {
   const entry = shownEntry(state);
   const [isCurrent, isRunning] = [Boolean(current(state)), Boolean(state.running)];
   if (isAnew) views = showTexts(entry, $("inline"), $("columns"), { cut: (where, at) => (branches.cut(where, at), show()), branch: branches.branch });
-  $("mirror").textContent = state.prompt;
+  $("mirror").textContent = `${state.prompt}\u200b`; // the line may end here, and an empty last one has its height
   if ($("prompt").value !== state.prompt) $("prompt").value = state.prompt;
   for (const root of [$("inline"), $("columns")]) root.classList.toggle("stale", Boolean(entry) && !isCurrent);
   $("generate").textContent = canGoOn() ? "Continue" : "Generate";
@@ -84,7 +84,7 @@ function show(isAnew = true) {
   $("again").disabled = isRunning || !hasText(entry);
   $("edit").disabled = isRunning || !isCurrent || !hasText(entry);
   $("compare").setAttribute("aria-pressed", state.sides.length === 2);
-  document.body.classList.toggle("two", state.sides.length === 2);
+  document.body.classList.toggle("many", !$("columns").hidden || state.sides.length === 2);
   showStatus();
   showHistory();
   showSettings(panel, state, act);

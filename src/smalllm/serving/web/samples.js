@@ -110,6 +110,7 @@ export function brokenStretches({ tokens }) {
 export function number(x) {
   if (!Number.isFinite(x)) return "–";
   if (x === 0) return "0";
+  if (Math.abs(x) < 0.001) return "<0.001";
   return Math.abs(x) >= 999.5 ? x.toLocaleString("en-US", { maximumFractionDigits: 0 }) : x.toPrecision(3);
 }
 
@@ -117,7 +118,7 @@ export const count = (x) => (Number.isFinite(x) ? x.toLocaleString("en-US") : "�
 
 export function share(p) {
   if (!Number.isFinite(p)) return "–";
-  return p > 0 && p < 1e-5 ? "<0.001%" : `${number(100 * p)}%`;
+  return `${number(100 * p)}%`;
 }
 
 function speedOf({ n, asked, firstAt, lastAt }) {

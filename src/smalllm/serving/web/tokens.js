@@ -186,15 +186,16 @@ function fill(box, view, i) {
   const token = view.sample.tokens[i];
   const rank = token.top.findIndex(([id]) => id === token.id);
   const facts = [token.logprob === null ? "probability not known" : `${share(Math.exp(token.logprob))} · ${number(bitsOf(token.logprob))} bits`];
-  if (token.logprob !== null && token.top.length) facts.push(rank >= 0 ? `rank ${rank + 1}` : `rank above ${token.top.length}`);
+  if (token.logprob !== null && token.top.length) facts.push(rank >= 0 ? `rank ${rank + 1}` : `beyond rank ${token.top.length}`);
   if (token.mark === "chosen") facts.push("put there by you");
   if (token.mark === "cut") facts.push("behind the stop text");
   const head = element("p", { class: "what" }, element("b", {}, `“${nameOf(token.label, token.id)}”`), element("small", {}, ` id ${token.id}`));
   const list = element("ol", {});
+  const highest = Math.exp(Math.max(...token.top.map(([, , logprob]) => logprob)));
   for (const [id, label, logprob] of token.top) {
     const row = element("button", { type: "button", "aria-current": id === token.id && "true", onclick: () => view.onBranch(i, [id, label, logprob]) });
     row.append(element("code", {}, nameOf(label, id)), element("i", {}), element("span", {}, share(Math.exp(logprob))));
-    row.style.setProperty("--p", Math.exp(logprob).toFixed(4));
+    row.style.setProperty("--p", (Math.exp(logprob) / highest).toFixed(4));
     list.append(element("li", {}, row));
   }
   const acts = element("p", { class: "row" });
