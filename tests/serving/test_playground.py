@@ -23,7 +23,7 @@ TOKEN = "a-secret"
 EOS_ID = 256
 IDLE = "document.querySelector('#stop').disabled && !document.querySelector('#generate').disabled"
 TEXT = "document.querySelector('#prompt').value + document.querySelector('.tokens')?.textContent"
-N_TOKENS = "document.querySelectorAll('.tok').length"
+N_TOKENS = "document.querySelectorAll('.tokens .tok').length"
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,9 @@ def generate(page: Page) -> None:
 
 
 def asked(page: Page, path: str = "/v1/completions") -> list[dict[str, Any]]:
-    return [request["body"] for request in page.requests if request["url"].endswith(path)]
+    """The requests but those that score the prompt."""
+    bodies = [request["body"] for request in page.requests if request["url"].endswith(path)]
+    return [body for body in bodies if "echo" not in body]
 
 
 def test_what_is_typed_goes_on(page: Page, both: Running) -> None:
@@ -85,11 +87,11 @@ def test_a_long_text_grows_without_being_drawn_again_and_stops(page: Page) -> No
     page.press("Enter", CTRL)
     page.until(f"{N_TOKENS} > 20")
     assert page.ask("document.querySelector('#stop').disabled") is False
-    page.ask("document.querySelector('.tok').isFirst = true")
+    page.ask("document.querySelector('.tokens .tok').isFirst = true")
     page.until(f"{N_TOKENS} > 1000")
     page.press("Escape")
     page.until(IDLE)
-    assert page.ask("document.querySelector('.tok').isFirst") is True
+    assert page.ask("document.querySelector('.tokens .tok').isFirst") is True
     n = page.ask(N_TOKENS)
     assert 1000 < n < 30000 and page.text("#generate") == "Continue"
     page.ask("new Promise((resolve) => setTimeout(resolve, 100))")
@@ -99,7 +101,7 @@ def test_a_long_text_grows_without_being_drawn_again_and_stops(page: Page) -> No
 def test_a_token_shows_what_else_was_likely(page: Page) -> None:
     generate(page)
     assert page.ask("document.querySelector('#card').hidden") is True
-    page.hover("[data-i='2']")
+    page.hover(".tokens [data-i='2']")
     page.until("!document.querySelector('#card').hidden")
     rows = page.ask(
         "[...document.querySelectorAll('#card li')].map((row) => parseFloat(row.querySelector('span').textContent))"
@@ -110,31 +112,51 @@ def test_a_token_shows_what_else_was_likely(page: Page) -> None:
     page.until("document.querySelector('#card').hidden")
     page.ask("document.querySelector('.tokens').focus({ focusVisible: true })")
     page.press("Home"), page.press("ArrowRight")
-    assert page.ask("document.querySelector('.tok.at').dataset.i") == "1"
+    assert page.ask("document.querySelector('.tokens .at').dataset.i") == "1"
     page.press("ArrowDown"), page.press("ArrowDown")
     assert page.ask("document.activeElement.closest('#card li:nth-child(2)') !== null")
     page.press("Escape")
     assert page.ask("document.activeElement.className") == "tokens"
 
 
+def test_the_prompt_is_coloured_under_what_is_typed(page: Page, both: Running) -> None:
+    prompt = "The old cat é\tmet <b>\n\n" + "the old hen " * 3
+    page.type("#prompt", prompt)
+    page.until("document.querySelectorAll('#mirror .tok').length > 1")
+    assert page.text("#mirror") == prompt + "\u200b"
+    ids = both.complete(model="tiny", prompt=prompt, max_tokens=0, return_token_ids=True)["prompt_token_ids"]
+    assert page.ask("document.querySelectorAll('#mirror .tok').length") == len(ids)
+    # both lie alike: the text area needs no scrolling, and the text goes on where the prompt ends
+    assert (
+        page.ask("(({ scrollHeight, clientHeight }) => scrollHeight - clientHeight)(document.querySelector('#prompt'))")
+        <= 1
+    )
+    page.hover("#mirror [data-i='9']")
+    page.until("!document.querySelector('#card').hidden")
+    assert "“a”" in page.text("#card") and page.ask("document.querySelectorAll('#card .row').length") == 0
+    page.type("#prompt", "The old cat " * 30)  # more than the model sees: it stays plain, and nothing complains
+    page.ask("new Promise((resolve) => setTimeout(resolve, 600))")
+    assert page.ask("document.querySelectorAll('#mirror .tok').length") == 0
+
+
 def test_a_click_on_another_token_branches(page: Page) -> None:
     page.type("#max_tokens", "40")
     generate(page)
     before = page.ask(TEXT)
-    page.click("[data-i='9']")
+    page.click(".tokens [data-i='9']")
     another = page.ask(
         "[...document.querySelectorAll('#card li')].findIndex((row) => !row.querySelector('[aria-current]'))"
     )
     page.click(f"#card li:nth-child({another + 1}) button")
     page.until(f"{IDLE} && document.querySelectorAll('#history li').length === 2")
     assert page.ask(N_TOKENS) == 50 and page.ask(TEXT) != before and page.ask(TEXT)[:19] == before[:19]
-    assert page.ask("[...document.querySelectorAll('.tok')].findIndex((one) => one.matches('.chosen'))") == 9
+    assert page.ask("[...document.querySelectorAll('.tokens .tok')].findIndex((one) => one.matches('.chosen'))") == 9
     first, second = asked(page)
     ids = second["prompt"]
     assert isinstance(ids, list) and len(ids) == len(first["prompt"]) + 10  # one token is one byte here
     page.click("#history li:nth-child(1) button")
     assert page.ask(TEXT) == before
-    page.click("[data-i='4']")
+    page.click(".tokens [data-i='4']")
     page.click("#card .row button:nth-child(2)")
     assert page.ask(N_TOKENS) == 4 and len(asked(page)) == 2
 
@@ -155,7 +177,7 @@ def test_the_next_token_shows_what_the_settings_keep(page: Page) -> None:
     assert list(asked(page, "/distribution")[-1]["logit_bias"].values()) == [50, -100]
     page.click(".next li:nth-child(1) .write")
     page.until(f"{N_TOKENS} === 1")
-    assert page.text(".tok").strip() == name.replace("·", "").replace("⏎", "") and asked(page) == []
+    assert page.text(".tokens .tok").strip() == name.replace("·", "").replace("⏎", "") and asked(page) == []
 
 
 def test_two_runs_side_by_side_draw_with_the_same_seed(page: Page) -> None:
@@ -257,7 +279,7 @@ def test_no_width_scrolls_sideways(page: Page, width: int) -> None:
     page.type("#prompt", "w" * 300)
     generate(page)
     assert page.ask("document.documentElement.scrollWidth <= innerWidth")
-    page.click(".tok")
+    page.click(".tokens .tok")
     box = page.ask(
         "(({ left, right, bottom }) => [left, right, bottom])(document.querySelector('#card').getBoundingClientRect())"
     )

@@ -50,15 +50,29 @@ function wordsOf({ settings }, seed) {
   return `${name ? `${name}: ` : ""}${words.join(", ")} · seed ${seed}`;
 }
 
+const contextOf = (state, model) => state.models.find(({ id }) => id === model)?.context_length;
+const mayExceed = (text, most) => new TextEncoder().encode(text).length > most; // a token is at least a byte
+
 // What the model would read next, for one side: the very tokens of its text, else the prompt. No more than it can see.
 export async function promptOf(state, i, signal) {
   const [side, entry] = [state.sides[i], current(state)];
   const [of, sample] = [entry?.sides[i], entry?.sides[i].samples[0]];
-  const { context_length: most } = state.models.find(({ id }) => id === side.model) || {};
+  const most = contextOf(state, side.model);
   let prompt = state.prompt + (sample ? textOf(sample) : "");
   if (of?.promptIds && of.model === side.model && sample.tokens.length) prompt = [...of.promptIds, ...idsOf(sample)];
-  else if (new TextEncoder().encode(prompt).length > most) prompt = (await ask("tokenize", { model: side.model, prompt }, signal)).tokens;
+  else if (mayExceed(prompt, most)) prompt = (await ask("tokenize", { model: side.model, prompt }, signal)).tokens;
   return typeof prompt === "string" ? prompt : prompt.slice(-most);
+}
+
+// The prompt as a sample, each token with what the model gave it; null where it is longer than the model sees, or
+// its tokens are another text.
+export async function scorePrompt(state, model, prompt, signal) {
+  const most = contextOf(state, model);
+  if (mayExceed(prompt, most) && (await ask("tokenize", { model, prompt }, signal)).count > most) return null;
+  const body = { model, prompt, max_tokens: 0, echo: true, logprobs: N_ALTERNATIVES, return_token_ids: true };
+  const sample = makeSample();
+  addChoice(sample, (await ask("v1/completions", body, signal)).choices[0], 0);
+  return textOf(sample) === prompt ? sample : null;
 }
 
 // ---------------------------------------------------------------- entries

@@ -1,11 +1,11 @@
 // The page: what is written and chosen on it, and what it shows.
 
 import { ApiError, asCurl, asPython, ask, copy } from "./client.js";
-import { checkFilled, current, hasEnded, hasText, makeBranches, optionsOf, promptOf, requestOf, shownEntry } from "./branches.js";
+import { checkFilled, current, hasEnded, hasText, makeBranches, optionsOf, promptOf, requestOf, scorePrompt, shownEntry } from "./branches.js";
 import { DEFAULTS, PRESETS, buildPanel, makeNexts, showSettings } from "./panel.js";
 import { keep, kept, linkOf, linked } from "./store.js";
 import { count, endIds, textOf, wordsOn } from "./samples.js";
-import { card, draw, element, showTexts } from "./tokens.js";
+import { card, draw, element, makeMirror, showTexts } from "./tokens.js";
 
 const $ = (id) => document.getElementById(id);
 
@@ -15,7 +15,7 @@ const state = {
   theme: "auto", models: [], history: [], at: -1, running: null, problems: { run: null, bars: null },
 };
 let views = []; // of the samples on the page: {view, sample, side, place: its index in the side, note}
-let [panel, nexts] = [null, null];
+let [panel, nexts, mirror] = [null, null, null];
 
 let isScheduled = false;
 const branches = makeBranches(state, {
@@ -75,7 +75,7 @@ function show(isAnew = true) {
   const entry = shownEntry(state);
   const [isCurrent, isRunning] = [Boolean(current(state)), Boolean(state.running)];
   if (isAnew) views = showTexts(entry, $("inline"), $("columns"), { cut: (where, at) => (branches.cut(where, at), show()), branch: branches.branch });
-  $("mirror").textContent = `${state.prompt}\u200b`; // the line may end here, and an empty last one has its height
+  mirror.show(state.prompt, state.models.length ? state.sides[state.side].model : null);
   if ($("prompt").value !== state.prompt) $("prompt").value = state.prompt;
   for (const root of [$("inline"), $("columns")]) root.classList.toggle("stale", Boolean(entry) && !isCurrent);
   $("generate").textContent = canGoOn() ? "Continue" : "Generate";
@@ -102,12 +102,7 @@ function keepSoon() {
 function showHistory() {
   $("history").hidden = state.history.length < 2;
   const buttons = state.history.map(({ what }, i) => {
-    const open = () => {
-      branches.stop();
-      state.at = i;
-      state.prompt = state.history[i].prompt;
-      show();
-    };
+    const open = () => (branches.stop(), Object.assign(state, { at: i, prompt: state.history[i].prompt }), show());
     return element("li", {}, element("button", { type: "button", "aria-current": i === state.at && "true", onclick: open }, what));
   });
   const list = $("history").firstElementChild;
@@ -133,7 +128,7 @@ function showProblems() {
     if (!problem) continue;
     const isHere = problem.side === state.side && problem.param;
     const line = (isHere && $(`error-${problem.param}`)) || $("error");
-    line.textContent = problem.message;
+    line.textContent = line.hidden || line.textContent === problem.message ? problem.message : `${line.textContent} ${problem.message}`;
     line.hidden = false;
     line.closest("details")?.setAttribute("open", "");
     document.querySelector(`[aria-describedby~="${line.id}"]`)?.setAttribute("aria-invalid", "true");
@@ -171,26 +166,15 @@ const act = {
     const others = state.sides[state.side].settings.logit_bias;
     act.change("logit_bias", value === null ? others.filter(([one]) => one !== id) : others.map((one) => (one[0] === id ? [id, label, value] : one)));
   },
-  preset(name) {
-    Object.assign(state.sides[state.side].settings, PRESETS[name]);
+  set(changes) {
+    Object.assign(state, changes);
     show(false);
   },
-  side(i) {
-    state.side = i;
-    show(false);
-  },
-  roll() {
-    state.seed = Math.floor(Math.random() * 2 ** 31);
-    show(false);
-  },
-  seed(value) {
-    Object.assign(state, { seed: value, isSeedKept: true });
-    show(false);
-  },
-  keep(isKept) {
-    state.isSeedKept = isKept;
-    show(false);
-  },
+  preset: (name) => act.set({ sides: state.sides.map((side, i) => (i === state.side ? { ...side, settings: { ...side.settings, ...PRESETS[name] } } : side)) }),
+  side: (side) => act.set({ side }),
+  roll: () => act.set({ seed: Math.floor(Math.random() * 2 ** 31) }),
+  seed: (seed) => act.set({ seed, isSeedKept: true }),
+  keep: (isSeedKept) => act.set({ isSeedKept }),
 };
 
 function compare() {
@@ -285,6 +269,7 @@ async function open() {
     write: branches.write,
     fail: (error, i) => fail("bars", error, i),
   });
+  mirror = makeMirror($("mirror"), $("prompt"), (...prompt) => scorePrompt(state, ...prompt));
   card.listen();
   listen();
   showTheme();

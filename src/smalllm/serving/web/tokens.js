@@ -36,6 +36,39 @@ export function showTexts(entry, inline, columns, act) {
   return views;
 }
 
+// What lies under the text area: its text, which says how high it is, and after a pause the colours of its tokens.
+// score(model, text, signal): the text as a sample, or null. The area gets the pointer, so it asks what is under it.
+export function makeMirror(mirror, area, score) {
+  const shown = { key: "", timer: 0, control: null };
+  async function colour(text, model) {
+    shown.control = new AbortController();
+    const { signal } = shown.control;
+    const sample = await score(model, text, signal).catch(() => null); // without, it stays plain
+    if (!sample || signal.aborted) return;
+    const view = { sample, root: mirror, box: mirror, spans: [], at: -1, isPrompt: true };
+    sample.changed = 0;
+    mirror.replaceChildren();
+    draw(view);
+    mirror.append("\u200b");
+    area.onpointermove = ({ clientX, clientY, pointerType }) => {
+      const under = document.elementsFromPoint(clientX, clientY).find((one) => mirror.contains(one) && one.dataset.i);
+      if (pointerType === "mouse") card.point(view, under ? indexAt(view, under) : -1);
+    };
+    area.onpointerleave = () => card.point(view, -1);
+  }
+  function show(text, model) {
+    if (mirror.textContent !== `${text}\u200b`) mirror.textContent = `${text}\u200b`; // the line may end behind it
+    const key = JSON.stringify([model, text]);
+    if (key === shown.key) return;
+    shown.key = key;
+    clearTimeout(shown.timer);
+    shown.control?.abort();
+    area.onpointermove = null;
+    if (model !== null && text) shown.timer = setTimeout(() => colour(text, model), 300);
+  }
+  return { show };
+}
+
 function columnOf(entry, side, i, viewOf) {
   const title = entry.sides.length > 1 ? `${"AB"[i]} · ${side.model}` : side.model;
   const column = element("section", { class: "column" }, element("h2", {}, title), element("p", { class: "note" }, side.words));
@@ -89,7 +122,7 @@ export function draw(view) {
   for (let i = sample.changed; i < sample.tokens.length; i++) {
     if (i === spans.length) {
       const before = sample.tokens[i - 1]?.text;
-      if (before?.endsWith("\n")) view.root.append((view.box = element("span", { class: "lines", role: "presentation" })));
+      if (before?.endsWith("\n") && !view.isPrompt) view.root.append((view.box = element("span", { class: "lines", role: "presentation" })));
       spans.push(element("span", { role: "option", "data-i": i }));
       view.box.append(spans[i]);
     }
@@ -185,7 +218,7 @@ export const card = {
 function fill(box, view, i) {
   const token = view.sample.tokens[i];
   const rank = token.top.findIndex(([id]) => id === token.id);
-  const facts = [token.logprob === null ? "probability not known" : `${share(Math.exp(token.logprob))} · ${number(bitsOf(token.logprob))} bits`];
+  const facts = [token.logprob === null ? "follows nothing: the model had nothing to expect it from" : `${share(Math.exp(token.logprob))} · ${number(bitsOf(token.logprob))} bits`];
   if (token.logprob !== null && token.top.length) facts.push(rank >= 0 ? `rank ${rank + 1}` : `beyond rank ${token.top.length}`);
   if (token.mark === "chosen") facts.push("put there by you");
   if (token.mark === "cut") facts.push("behind the stop text");
@@ -202,7 +235,7 @@ function fill(box, view, i) {
   acts.append(element("button", { type: "button", onclick: () => view.onBranch(i, null) }, "Draw again from here"));
   acts.append(element("button", { type: "button", onclick: () => view.onCut(i) }, "Cut from here"));
   const hint = element("small", { class: "hint" }, "Click, or ↓, to go on from here with another.");
-  box.replaceChildren(head, element("p", {}, facts.join(" · ")), list, acts, hint);
+  box.replaceChildren(head, element("p", {}, facts.join(" · ")), list, ...(view.isPrompt ? [] : [acts, hint]));
 }
 
 // Under the token, or above it where there is no room below; narrow screens have it at their foot.
