@@ -10,13 +10,12 @@ from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from run_helpers import prepared_config
-from smalllm.api import train
+from run_helpers import prepared_config, train_until
 from smalllm.serving import Limits, Served, Server, load_models
 from smalllm.serving.server import open_port
 
 CONTEXT = 64
-SHAPE = {"model.context_length": CONTEXT, "model.d_model": 32, "train.max_steps": 30, "train.micro_batch_size": 2}
+SHAPE = {"model.context_length": CONTEXT, "train.max_steps": 5, "train.micro_batch_size": 2}
 PATIENCE_S = 15.0
 ENDLESS = {
     "prompt": "a",
@@ -86,8 +85,8 @@ class Running(NamedTuple):
 
 
 def train_tiny(folder: Path) -> Path:
-    """A run of a byte model in about a second."""
-    train(prepared_config(folder, SHAPE), out=folder / "tiny")
+    """A run of a byte model, stopped after its first evaluation."""
+    train_until(4, prepared_config(folder, SHAPE), folder / "tiny")
     return folder / "tiny"
 
 

@@ -110,7 +110,8 @@ def test_every_command_parses(name: str) -> None:
 @pytest.mark.parametrize(
     "command",
     [
-        "serve runs/x",
+        "chat runs/x",
+        "serve runs/x --prot 1",
         "train storys",
         "train stories --optim.lrr 3",
         "train stories --train.max_steps many",

@@ -45,7 +45,12 @@ def test_every_route_but_health_and_the_page_needs_the_token(closed: Running) ->
         path for _, path in routes
     }
     for method, path in [*routes, ("GET", "/nothing"), ("POST", "/health/"), ("GET", "//health"), ("GET", "/web/x")]:
-        for given in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": TOKEN}, {"Authorization": f"Basic {TOKEN}"}):
+        for given in (
+            {},
+            {"Authorization": "Bearer wrong"},
+            {"Authorization": TOKEN},
+            {"Authorization": f"Basic {TOKEN}"},
+        ):
             answer = closed.ask(path, method=method, **given)
             if path in FREE:
                 assert answer.status == 200, (method, path)
@@ -191,7 +196,7 @@ def command(*words: str | Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
         process.communicate()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_signal_ends_the_command_well(number: int, tiny_run: Path) -> None:
     with command(tiny_run, "--precision", "fp32") as (process, port):
         with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_S) as connection:

@@ -34,9 +34,8 @@ def test_openai_s_client_is_served(openai: Any, tiny_run: Path) -> None:
         assert caught.value.param == "max_tokens" and caught.value.code == "context_length_exceeded"
         with pytest.raises(openai.NotFoundError, match="served are tiny"):
             client.completions.create(model="gpt", prompt="a")
-    with running([tiny_run], token="a-token") as web, web_client(openai, web, "no") as client:
-        with pytest.raises(openai.AuthenticationError, match="the token is wrong"):
-            client.models.list()
+        with web_client(openai, web, "no") as other, pytest.raises(openai.AuthenticationError, match="is wrong"):
+            other.models.list()
 
 
 def web_client(openai: Any, web: Running, token: str) -> Any:
@@ -78,7 +77,7 @@ def try_all(web: Running, n_examples: int) -> int:
 
 @pytest.mark.filterwarnings("ignore")
 def test_no_request_of_the_description_fails(web: Running) -> None:
-    assert try_all(web, 40) >= 40
+    assert try_all(web, 25) >= 25
 
 
 @pytest.mark.slow

@@ -134,7 +134,9 @@ def test_log_probabilities_are_those_of_the_model(prompt: Any, web: Running, loa
         assert told["top_token_ids"][t] == best.indices.tolist()
         assert told["tokens"][t] in told["top_logprobs"][t]
     n_prompt = len(found["prompt_token_ids"])
-    exact = logprobs[torch.arange(n_prompt - 1), torch.tensor(ids[1:n_prompt], dtype=torch.int64)]  # one pass, as the server's
+    exact = logprobs[
+        torch.arange(n_prompt - 1), torch.tensor(ids[1:n_prompt], dtype=torch.int64)
+    ]  # one pass, as the server's
     assert told["token_logprobs"][1:n_prompt] == pytest.approx(exact.tolist(), abs=1e-5)
     assert all(len(told[key]) == len(ids) for key in told)
 

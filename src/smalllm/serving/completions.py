@@ -139,7 +139,7 @@ class EventStream(Response):
                 await send({"type": "http.response.body", "body": b"".join(pieces), "more_body": True})
             if is_over and not ticket.events:
                 break
-            await asyncio.sleep(0 if ticket.events else _FLUSH_S)
+            await ticket.rest(0 if ticket.events else _FLUSH_S)
         if isinstance(ticket.error, RequestError):
             raise ticket.error
 

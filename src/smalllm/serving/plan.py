@@ -197,5 +197,5 @@ def _check_size(plan: Plan, limits: Limits) -> None:
             said = f"echo with logprobs: the prompt has {len(ids):,} tokens and the model sees {context:,}"
             raise RequestError(400, said, param="echo", code="context_length_exceeded")
     if plan.n_values > limits.values:
-        said = f"{plan.n_values:,} tokens and log-probabilities could be written; at most {limits.values:,} in one response"
+        said = f"{plan.n_values:,} tokens and log-probabilities could be written; one response holds {limits.values:,}"
         raise RequestError(400, f"{said}; ask for fewer of either", param="max_tokens")

@@ -57,6 +57,14 @@ class Ticket:
         self._listens = False
         self._flag.clear()
 
+    async def rest(self, seconds: float) -> None:
+        """For so long whatever comes, but not past the end."""
+        streams, self.streams = self.streams, False
+        timer = self.loop.call_later(seconds, self._flag.set)
+        await self.wait()
+        timer.cancel()
+        self.streams = streams
+
     def take(self, most: int) -> list[tuple[int, Event]]:
         """The oldest events that are there."""
         return [self.events.popleft() for _ in range(min(most, len(self.events)))]

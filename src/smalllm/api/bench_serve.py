@@ -1,0 +1,234 @@
+"""How the server bears many clients at once: a process of `smalllm serve`, asked by threads of this one.
+
+First one client asks, one request after the other; then many at once. All prompts differ, so that none is read for
+another.
+"""
+
+import contextlib
+import json
+import os
+import random
+import re
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from http.client import HTTPConnection, HTTPException
+from pathlib import Path
+from typing import Any
+
+from smalllm.errors import ConfigError, RunError
+from smalllm.protocols import Progress, Silent
+
+_PATIENCE_S = 120.0
+_WARM_S = 1.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ServeBench:
+    """What was measured.
+
+    Attributes:
+        run: that was served.
+        precision: of the weights.
+        clients: that asked at once.
+        prompt_tokens: in each prompt.
+        new_tokens: that each request asked for.
+        requests: that were answered.
+        errors: that were not.
+        tokens_per_second: written for all clients together.
+        alone_tokens_per_second: written for one client alone.
+        ratio: of the two.
+        slowest_to_fastest: tokens of the client that got fewest, over those of the one that got most.
+        first_token_s: median and 99th percentile of the time from a request to its first token, with all clients [s].
+        alone_first_token_s: the same of one client.
+        memory_bytes: resident in the server after one client.
+        memory_growth_bytes: of it through all clients; None where the system does not tell.
+    """
+
+    run: str
+    precision: str
+    clients: int
+    prompt_tokens: int
+    new_tokens: int
+    requests: int
+    errors: int
+    tokens_per_second: float
+    alone_tokens_per_second: float
+    ratio: float
+    slowest_to_fastest: float
+    first_token_s: tuple[float, float]
+    alone_first_token_s: tuple[float, float]
+    memory_bytes: int | None
+    memory_growth_bytes: int | None
+
+
+@dataclass(slots=True)
+class _Client:
+    """What one client got."""
+
+    n_tokens: int = 0
+    n_requests: int = 0
+    n_errors: int = 0
+    first_token_s: list[float] = field(default_factory=list)
+
+
+def bench_serve(
+    run: str | Path,
+    *,
+    clients: int = 32,
+    seconds: float = 20.0,
+    prompt_tokens: int = 64,
+    new_tokens: int = 64,
+    precision: str = "auto",
+    progress: Progress | None = None,
+) -> ServeBench:
+    """Serve a run and ask it.
+
+    Args:
+        run: a run directory, or one checkpoint.
+        clients: that ask at once.
+        seconds: that they go on asking; one alone asks half as long before.
+        prompt_tokens: in each prompt, drawn at random.
+        new_tokens: that each request asks for; the end of a document ends it before.
+        precision: of the weights.
+        progress: who is told how it goes.
+
+    Raises:
+        ConfigError: an argument means nothing.
+        RunError: the server did not start; what it said is in the message.
+    """
+    if clients < 1 or seconds <= 0 or prompt_tokens < 1 or new_tokens < 1:
+        raise ConfigError("clients, seconds, prompt_tokens and new_tokens must each be more than 0")
+    progress = progress or Silent()
+    progress.say(f"serving {run}")
+    with _served(run, precision) as (port, pid):
+        card = _card(port)
+        if prompt_tokens + new_tokens > card["context_length"]:
+            raise ConfigError(
+                f"--prompt_tokens {prompt_tokens} and --new_tokens {new_tokens}: the model sees "
+                f"{card['context_length']:,} together"
+            )
+        sizes = card["vocab_size"], prompt_tokens, new_tokens
+        _ask_together(port, 1, _WARM_S, sizes)
+        progress.say(f"one client for {seconds / 2:g} s")
+        (alone,), alone_s = _ask_together(port, 1, seconds / 2, sizes)
+        before = _memory_bytes(pid)
+        progress.say(f"{clients} clients for {seconds:g} s")
+        together, together_s = _ask_together(port, clients, seconds, sizes)
+        after = _memory_bytes(pid)
+    rates = sum(client.n_tokens for client in together) / together_s, alone.n_tokens / alone_s
+    return ServeBench(
+        run=str(run),
+        precision=card["precision"],
+        clients=clients,
+        prompt_tokens=prompt_tokens,
+        new_tokens=new_tokens,
+        requests=alone.n_requests + sum(client.n_requests for client in together),
+        errors=alone.n_errors + sum(client.n_errors for client in together),
+        tokens_per_second=rates[0],
+        alone_tokens_per_second=rates[1],
+        ratio=rates[0] / rates[1] if rates[1] else 0.0,
+        slowest_to_fastest=min(c.n_tokens for c in together) / max(1, *(c.n_tokens for c in together)),
+        first_token_s=_middle_and_late([s for client in together for s in client.first_token_s]),
+        alone_first_token_s=_middle_and_late(alone.first_token_s),
+        memory_bytes=before,
+        memory_growth_bytes=None if before is None or after is None else after - before,
+    )
+
+
+@contextlib.contextmanager
+def _served(run: str | Path, precision: str) -> Iterator[tuple[int, int]]:
+    """A server as a process: its port and its id."""
+    words = [sys.executable, "-m", "smalllm", "serve", str(run), "--port", "0", "--quiet", "--precision", precision]
+    surroundings = {name: value for name, value in os.environ.items() if name != "SMALLLM_TOKEN"}
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=surroundings)
+    assert process.stdout is not None and process.stderr is not None
+    try:
+        address = re.search(r":(\d+)\s*$", process.stdout.readline())
+        if address is None:
+            raise RunError(f"the server did not start: {process.communicate()[1].strip()}")
+        yield int(address[1]), process.pid
+    finally:
+        process.terminate()
+        process.communicate()
+
+
+def _card(port: int) -> dict[str, Any]:
+    connection = HTTPConnection("127.0.0.1", port, timeout=_PATIENCE_S)
+    with contextlib.closing(connection):
+        connection.request("GET", "/v1/models")
+        (card,) = json.loads(connection.getresponse().read())["data"]
+    return dict(card)
+
+
+def _ask_together(port: int, n: int, seconds: float, sizes: tuple[int, int, int]) -> tuple[list[_Client], float]:
+    """Clients that each ask until time is over, and how long it was until the last answer."""
+    found, start_s = [_Client() for _ in range(n)], time.monotonic()
+    threads = [
+        threading.Thread(target=_ask, args=(port, client, start_s + seconds, sizes, seed))
+        for seed, client in enumerate(found)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return found, time.monotonic() - start_s
+
+
+def _ask(port: int, client: _Client, end_s: float, sizes: tuple[int, int, int], seed: int) -> None:
+    vocab_size, prompt_tokens, new_tokens = sizes
+    draw = random.Random(f"{seed} {end_s}")
+    connection = HTTPConnection("127.0.0.1", port, timeout=_PATIENCE_S)
+    while time.monotonic() < end_s:
+        fields = {
+            "prompt": [draw.randrange(vocab_size) for _ in range(prompt_tokens)],
+            "max_tokens": new_tokens,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+        }
+        try:
+            _ask_once(connection, json.dumps(fields).encode(), client)
+        except (OSError, HTTPException, ValueError):
+            client.n_errors += 1
+            connection.close()
+            time.sleep(0.05)
+    connection.close()
+
+
+def _ask_once(connection: HTTPConnection, body: bytes, client: _Client) -> None:
+    """One request and its stream.
+
+    Raises:
+        ValueError: the answer is not what it should be.
+    """
+    start_s = time.monotonic()
+    connection.request("POST", "/v1/completions", body, {"Content-Type": "application/json"})
+    answer, found, first_s = connection.getresponse(), b"", None
+    while piece := answer.read1():
+        first_s = first_s or time.monotonic() - start_s
+        found = found[-2_000:] + piece
+    usage = re.search(rb'"completion_tokens":(\d+)', found)
+    if answer.status != 200 or not found.endswith(b"data: [DONE]\n\n") or usage is None or first_s is None:
+        raise ValueError(f"status {answer.status}")
+    client.n_requests += 1
+    client.n_tokens += int(usage[1])
+    client.first_token_s.append(first_s)
+
+
+def _middle_and_late(seconds: Sequence[float]) -> tuple[float, float]:
+    if not seconds:
+        return 0.0, 0.0
+    return statistics.median(seconds), sorted(seconds)[int(0.99 * (len(seconds) - 1))]
+
+
+def _memory_bytes(pid: int) -> int | None:
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return None
+    found = re.search(r"VmRSS:\s+(\d+) kB", status)
+    return int(found[1]) * 1024 if found else None
