@@ -117,6 +117,7 @@ function fail(of, error, side = state.side) {
   if (error && !(error instanceof ApiError)) console.error(error);
   state.problems[of] = error && { param: error.param, message: error.message, side };
   if (of === "run" && state.sides[side]) state.side = side;
+  showSettings(panel, state, act);
   showProblems();
 }
 
@@ -128,7 +129,8 @@ function showProblems() {
     if (!problem) continue;
     const isHere = problem.side === state.side && problem.param;
     const line = (isHere && $(`error-${problem.param}`)) || $("error");
-    line.textContent = line.hidden || line.textContent === problem.message ? problem.message : `${line.textContent} ${problem.message}`;
+    const said = problem.side === state.side ? problem.message : `Side ${"AB"[problem.side]}: ${problem.message}`;
+    line.textContent = line.hidden || line.textContent === said ? said : `${line.textContent} ${said}`;
     line.hidden = false;
     line.closest("details")?.setAttribute("open", "");
     document.querySelector(`[aria-describedby~="${line.id}"]`)?.setAttribute("aria-invalid", "true");
