@@ -12,7 +12,7 @@ from smalllm.errors import ConfigError, RunError
 
 
 def test_a_server_that_does_not_start_is_told(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="did not start: smalllm serve: .*nothing"):
+    with pytest.raises(RunError, match=r"did not start: smalllm serve: .*nothing"):
         bench_serve(tmp_path / "nothing")
     with pytest.raises(ConfigError, match="more than 0"):
         bench_serve(tmp_path, clients=0)

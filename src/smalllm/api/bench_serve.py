@@ -76,6 +76,10 @@ class _Client:
     first_token_s: list[float] = field(default_factory=list)
 
 
+_Group = tuple[list[_Client], float]
+"""Clients, and how long it was until the last answer [s]."""
+
+
 def bench_serve(
     run: str | Path,
     *,
@@ -115,26 +119,29 @@ def bench_serve(
         sizes = card["vocab_size"], prompt_tokens, new_tokens
         _ask_together(port, 1, _WARM_S, sizes)
         progress.say(f"one client for {seconds / 2:g} s")
-        (alone,), alone_s = _ask_together(port, 1, seconds / 2, sizes)
+        alone = _ask_together(port, 1, seconds / 2, sizes)
         before = _memory_bytes(pid)
         progress.say(f"{clients} clients for {seconds:g} s")
-        together, together_s = _ask_together(port, clients, seconds, sizes)
-        after = _memory_bytes(pid)
-    rates = sum(client.n_tokens for client in together) / together_s, alone.n_tokens / alone_s
+        together = _ask_together(port, clients, seconds, sizes)
+        memory = before, _memory_bytes(pid)
+    what = {"run": str(run), "precision": card["precision"], "clients": clients}
+    return _found({**what, "prompt_tokens": prompt_tokens, "new_tokens": new_tokens}, alone, together, memory)
+
+
+def _found(what: dict[str, Any], alone: _Group, together: _Group, memory: tuple[int | None, int | None]) -> ServeBench:
+    everyone, tokens = [*alone[0], *together[0]], [client.n_tokens for client in together[0]]
+    rate, alone_rate = sum(tokens) / together[1], alone[0][0].n_tokens / alone[1]
+    before, after = memory
     return ServeBench(
-        run=str(run),
-        precision=card["precision"],
-        clients=clients,
-        prompt_tokens=prompt_tokens,
-        new_tokens=new_tokens,
-        requests=alone.n_requests + sum(client.n_requests for client in together),
-        errors=alone.n_errors + sum(client.n_errors for client in together),
-        tokens_per_second=rates[0],
-        alone_tokens_per_second=rates[1],
-        ratio=rates[0] / rates[1] if rates[1] else 0.0,
-        slowest_to_fastest=min(c.n_tokens for c in together) / max(1, *(c.n_tokens for c in together)),
-        first_token_s=_middle_and_late([s for client in together for s in client.first_token_s]),
-        alone_first_token_s=_middle_and_late(alone.first_token_s),
+        **what,
+        requests=sum(client.n_requests for client in everyone),
+        errors=sum(client.n_errors for client in everyone),
+        tokens_per_second=rate,
+        alone_tokens_per_second=alone_rate,
+        ratio=rate / alone_rate if alone_rate else 0.0,
+        slowest_to_fastest=min(tokens) / max(1, *tokens),
+        first_token_s=_middle_and_late(together[0]),
+        alone_first_token_s=_middle_and_late(alone[0]),
         memory_bytes=before,
         memory_growth_bytes=None if before is None or after is None else after - before,
     )
@@ -165,7 +172,7 @@ def _card(port: int) -> dict[str, Any]:
     return dict(card)
 
 
-def _ask_together(port: int, n: int, seconds: float, sizes: tuple[int, int, int]) -> tuple[list[_Client], float]:
+def _ask_together(port: int, n: int, seconds: float, sizes: tuple[int, int, int]) -> _Group:
     """Clients that each ask until time is over, and how long it was until the last answer."""
     found, start_s = [_Client() for _ in range(n)], time.monotonic()
     threads = [
@@ -219,10 +226,9 @@ def _ask_once(connection: HTTPConnection, body: bytes, client: _Client) -> None:
     client.first_token_s.append(first_s)
 
 
-def _middle_and_late(seconds: Sequence[float]) -> tuple[float, float]:
-    if not seconds:
-        return 0.0, 0.0
-    return statistics.median(seconds), sorted(seconds)[int(0.99 * (len(seconds) - 1))]
+def _middle_and_late(clients: Sequence[_Client]) -> tuple[float, float]:
+    seconds = sorted(s for client in clients for s in client.first_token_s)
+    return (statistics.median(seconds), seconds[int(0.99 * (len(seconds) - 1))]) if seconds else (0.0, 0.0)
 
 
 def _memory_bytes(pid: int) -> int | None:

@@ -59,12 +59,7 @@ def create_app(
         redoc_url=None,
         lifespan=lifespan,
         redirect_slashes=False,
-        exception_handlers={
-            RequestError: _answer_error,
-            HTTPException: _answer_http,
-            ClientGone: _answer_gone,
-            Exception: _answer_bug,
-        },
+        exception_handlers=_HANDLERS,
     )
     _add_routes(app, models, limits, counts)
     known = {route.path for route in app.routes if isinstance(route, APIRoute)} | {"/openapi.json"}
@@ -144,3 +139,11 @@ async def _answer_gone(request: Request, error: Exception) -> Response:
 
 async def _answer_bug(request: Request, error: Exception) -> Response:
     return error_response(RequestError(500, "an error of the server; its log says more", code="failed"))
+
+
+_HANDLERS: dict[int | type[Exception], Any] = {
+    RequestError: _answer_error,
+    HTTPException: _answer_http,
+    ClientGone: _answer_gone,
+    Exception: _answer_bug,
+}

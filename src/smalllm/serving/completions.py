@@ -20,7 +20,7 @@ from smalllm.serving.plan import Plan, make_plan
 from smalllm.serving.ticket import Ticket
 from smalllm.serving.waiting import too_long, unless_gone, until_gone
 
-_FLUSH_S = 0.03
+_FLUSH_S = 0.05
 """Between two writes to one stream: tokens that come faster than anybody reads go together [s]."""
 _EVENTS_AT_ONCE = 256
 """In one write: others' turns come in between."""

@@ -6,29 +6,17 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection
 from concurrent.futures import Future
-from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from smalllm.errors import ConfigError
 from smalllm.generation.decoder import Decoder, Event
 from smalllm.serving.errors import RequestError, refused, too_busy
-from smalllm.serving.metrics import FIRST_TOKEN_S, TOKENS_PER_SECOND, Histogram
+from smalllm.serving.metrics import EngineCounts
 from smalllm.serving.ticket import Ticket, wake_all
 
 _LOG = logging.getLogger("smalllm.serving")
 _JOIN_S = 10.0
 Found = TypeVar("Found")
-
-
-@dataclass(slots=True)
-class Counts:
-    """What an engine did; written by its thread alone."""
-
-    n_generated: int = 0
-    n_read: int = 0
-    n_failed: int = 0
-    first_token_s: Histogram = field(default_factory=lambda: Histogram(FIRST_TOKEN_S))
-    tokens_per_second: Histogram = field(default_factory=lambda: Histogram(TOKENS_PER_SECOND))
 
 
 class Engine:
@@ -45,7 +33,7 @@ class Engine:
     """
 
     def __init__(self, decoder: Decoder, *, prompt_tokens: int, most_waiting: int) -> None:
-        self.counts = Counts()
+        self.counts = EngineCounts()
         self._decoder, self._prompt_tokens, self._most_waiting = decoder, prompt_tokens, most_waiting
         self._condition = threading.Condition()
         self._turns: deque[Ticket] = deque()

@@ -3,6 +3,7 @@
 import bisect
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 FIRST_TOKEN_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 TOKENS_PER_SECOND = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1_000.0, 2_000.0, 5_000.0)
@@ -34,6 +35,17 @@ class Histogram:
             yield sample(f"{name}_bucket", {**labels, "le": bound}, total)
         yield sample(f"{name}_sum", labels, self._sum)
         yield sample(f"{name}_count", labels, total)
+
+
+@dataclass(slots=True)
+class EngineCounts:
+    """What an engine did; written by its thread alone."""
+
+    n_generated: int = 0
+    n_read: int = 0
+    n_failed: int = 0
+    first_token_s: Histogram = field(default_factory=lambda: Histogram(FIRST_TOKEN_S))
+    tokens_per_second: Histogram = field(default_factory=lambda: Histogram(TOKENS_PER_SECOND))
 
 
 class HttpCounts:
