@@ -4,6 +4,7 @@ import base64
 import contextlib
 import json
 import os
+import select
 import subprocess
 import sys
 import time
@@ -41,6 +42,7 @@ KEYS = {
     "Home": 36,
 }
 CTRL, SHIFT = 2, 8
+PATIENCE_S = 30.0
 
 
 class Page:
@@ -85,6 +87,8 @@ class Page:
 
     def _next(self) -> dict[str, Any]:
         while b"\0" not in self._held:
+            ready, _, _ = select.select([self._read], [], [], PATIENCE_S)
+            assert ready, f"Chromium said nothing for {PATIENCE_S:g} s"
             received = os.read(self._read, 1 << 20)
             assert received, f"Chromium ended: {self._process.poll()}"
             self._held += received

@@ -88,12 +88,12 @@ def test_a_long_text_grows_without_being_drawn_again_and_stops(page: Page) -> No
     page.until(f"{N_TOKENS} > 20")
     assert page.ask("document.querySelector('#stop').disabled") is False
     page.ask("document.querySelector('.tokens .tok').isFirst = true")
-    page.until(f"{N_TOKENS} > 1000")
+    page.until(f"{N_TOKENS} > 500")
     page.press("Escape")
     page.until(IDLE)
     assert page.ask("document.querySelector('.tokens .tok').isFirst") is True
     n = page.ask(N_TOKENS)
-    assert 1000 < n < 30000 and page.text("#generate") == "Continue"
+    assert 500 < n < 30000 and page.text("#generate") == "Continue"
     page.ask("new Promise((resolve) => setTimeout(resolve, 100))")
     assert page.ask(N_TOKENS) == n
 
@@ -174,7 +174,7 @@ def test_the_next_token_shows_what_the_settings_keep(page: Page) -> None:
         and page.text("#biases li:last-child code") == name
     )
     page.send("Input.insertText", text="50")
-    page.until(f"document.querySelector('.next li:first-child code').textContent === {json.dumps(name)}")
+    page.until(f"document.querySelector('.next li:first-child .bar').textContent === {json.dumps(name + '100%')}")
     assert list(asked(page, "/distribution")[-1]["logit_bias"].values()) == [50, -100]
     page.click(".next li:nth-child(1) .write")
     page.until(f"{N_TOKENS} === 1")
