@@ -1,10 +1,12 @@
-"""The page to play with: three files of this package, and nothing else that lies on a disk."""
+"""The page to play with: some files of this package, and nothing else that lies on a disk."""
 
 from importlib import resources
 
 from starlette.responses import Response
 
-KINDS = {"index.html": "text/html", "playground.js": "text/javascript", "style.css": "text/css"}
+_MODULES = ("branches", "client", "panel", "playground", "samples", "store", "tokens")
+KINDS = {"index.html": "text/html", "style.css": "text/css", "icon.svg": "image/svg+xml"}
+KINDS |= {f"{name}.js": "text/javascript" for name in _MODULES}
 PATHS = {"/": "index.html", **{f"/{name}": name for name in KINDS if name != "index.html"}}
 _HEADERS = {
     "Cache-Control": "no-cache",
