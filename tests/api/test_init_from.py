@@ -446,8 +446,9 @@ def test_the_command_for_data_of_the_origins_tokenizer_works(
     assert command[:3] == ["smalllm", "prepare", "my.toml"]
     assert not Path("run/config.toml").exists()
     assert cli.main(command[1:]) == 0
-    out = shlex.quote(given.get("data.path", "my data"))
-    assert f"next: smalllm train my.toml --train.init_from {start.out} --data.path {out}" in capsys.readouterr().out
+    following = ["smalllm", "train", "my.toml", "--train.init_from", str(start.out)]
+    following += ["--data.path", given.get("data.path", "my data")]
+    assert f"next: {shlex.join(following)}\n" in capsys.readouterr().out
     train_until(1, override(config, given), Path("run"), changes=given, name="my.toml")
     asked, stored = load_recipe("run").tokenizer, read_json(Path("run/tokenizer/smalllm.json"))
     assert asked.kind == stored["kind"] == which and asked.vocab_size == stored["vocab_size"]

@@ -81,7 +81,7 @@ def adopt(
 
 
 def lower_rates(config: RunConfig, *, given: Collection[str], name: str) -> tuple[RunConfig, list[str]]:
-    """A tenth of the recipe's peak rates for a new run that was told to start from another, but of rates that were given.
+    """A tenth of the recipe's peak rates, but of those that were given, for a new run told to start from another.
 
     Args:
         config: what the user asked for.

@@ -13,7 +13,7 @@ from smalllm.config import ModelConfig, RunConfig
 from smalllm.errors import ConfigError
 from smalllm.model.count import count_parameters, flops_per_token
 from smalllm.planning.budget import COMPUTE_OPTIMAL, best_shape, tokens_per_step
-from smalllm.planning.memory import Memory, predict_memory
+from smalllm.planning.memory import Memory, predict_memory, repeated_flops
 from smalllm.problems import check
 from smalllm.protocols import Progress, Silent
 from smalllm.recipes.resolve import micro_batch_size, smaller_micro_batch
@@ -137,7 +137,8 @@ def _training_s(minutes: float, startup_s: float) -> float:
 def _cost(here: Here, *, measure: bool, progress: Progress) -> Plan:
     config, train, model = here.config, here.config.train, here.config.model
     flops = flops_per_token(model, vocab_size=here.vocab_size)
-    step_time_s, startup_s, peak = flops * train.tokens_per_step / _assumed_flops(config), 0.0, None
+    work = (flops + repeated_flops(model, train, vocab_size=here.vocab_size)) * train.tokens_per_step
+    step_time_s, startup_s, peak = work / _assumed_flops(config), 0.0, None
     if measure:
         progress.say(f"measuring {model.n_layers} layers of width {model.d_model}: a few updates, in another process")
         step_time_s, startup_s, peak = _measured(here)

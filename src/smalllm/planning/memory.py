@@ -29,7 +29,7 @@ from dataclasses import dataclass
 
 from smalllm import runtime
 from smalllm.config import ModelConfig, OptimConfig, TrainConfig
-from smalllm.model.count import count_parameters
+from smalllm.model.count import count_parameters, flops_per_token
 from smalllm.model.gpt import padded_vocab_size
 from smalllm.recipes.resolve import resolve_shape
 
@@ -165,6 +165,14 @@ def _recomputed(model: ModelConfig, train: TrainConfig) -> list[bool]:
     """Which blocks are computed again in the backward pass."""
     every = train.activation_checkpointing
     return [bool(every) and layer % every == 0 for layer in range(model.n_layers)]
+
+
+def repeated_flops(model: ModelConfig, train: TrainConfig, *, vocab_size: int) -> int:
+    """Operations per token that an update does twice to need less memory: forward passes of blocks and head [FLOP]."""
+    in_blocks = flops_per_token(model, vocab_size=0)
+    in_head = flops_per_token(model, vocab_size=vocab_size) - in_blocks
+    again = in_blocks * sum(_recomputed(model, train)) / model.n_layers + (in_head if train.loss_chunks > 1 else 0)
+    return round(again / 3)  # the forward pass is a third of all
 
 
 def _working_bytes(model: ModelConfig, *, item: int) -> int:
