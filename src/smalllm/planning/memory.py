@@ -25,7 +25,7 @@ PyTorch's autocast, whose residual stream and normalisation are FP32, and with f
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from smalllm import runtime
 from smalllm.config import ModelConfig, OptimConfig, TrainConfig
@@ -94,9 +94,10 @@ def predict_memory(
     count = count_parameters(model, vocab_size=n_rows)
     peak = max(_moments(model, optim, train, n_rows=n_rows), key=lambda moment: moment.total)
     item = runtime.product_dtype(train.precision).itemsize
-    block = _n_tokens(model, train) * activation_bytes(model, precision=train.precision, compiled=compiled)
-    # A block's own tensors come and go twice; one that is computed again leaves as many holes a second time.
-    comes_and_goes = peak.activations + 4 * count.total + 2 * block
+    # Besides what is kept and gradients, the many small tensors of a block, forward and backward (not attention's
+    # probabilities, which are few and large). A block that is computed again leaves as many holes a second time.
+    small = activation_bytes(replace(model, dropout=0.0), precision=train.precision, compiled=compiled)
+    comes_and_goes = peak.activations + 4 * count.total + 2 * small * _n_tokens(model, train)
     n_passes = 1 + sum(_recomputed(model, train)) / model.n_layers
     return Memory(
         process=PROCESS_BYTES + (COMPILER_BYTES if compiled else 0) if on_cpu else 0,
