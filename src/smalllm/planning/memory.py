@@ -92,12 +92,14 @@ def predict_memory(
     """
     n_rows, compiled, on_cpu = padded_vocab_size(vocab_size), bool(train.compile), train.device == "cpu"
     count = count_parameters(model, vocab_size=n_rows)
-    peak = max(_moments(model, optim, train, n_rows=n_rows), key=lambda moment: moment.total)
+    moments = list(_moments(model, optim, train, n_rows=n_rows))
+    peak = max(moments, key=lambda moment: moment.total)
     item = runtime.product_dtype(train.precision).itemsize
-    # Besides what is kept and gradients, the many small tensors of a block, forward and backward (not attention's
-    # probabilities, which are few and large). A block that is computed again leaves as many holes a second time.
+    # Besides the most that is kept, and gradients, the many small tensors of a block, forward and backward (not
+    # attention's probabilities, which are few and large). A block that is computed again leaves as many a second time.
     small = activation_bytes(replace(model, dropout=0.0), precision=train.precision, compiled=compiled)
-    comes_and_goes = peak.activations + 4 * count.total + 2 * small * _n_tokens(model, train)
+    most = max(moment.activations for moment in moments)
+    comes_and_goes = most + 4 * count.total + 2 * small * _n_tokens(model, train)
     n_passes = 1 + sum(_recomputed(model, train)) / model.n_layers
     return Memory(
         process=PROCESS_BYTES + (COMPILER_BYTES if compiled else 0) if on_cpu else 0,
