@@ -317,8 +317,9 @@ def test_the_disk_has_the_files_before_they_are_named(run: RunDir, monkeypatch: 
     assert events[named + 1] == "checkpoints" and events[named + 2] == "-> latest"
 
 
-def test_a_full_disk_at_any_call_is_reported_and_harmless(tmp_path: Path) -> None:
-    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO], ids=["full", "faulty"])
+def test_a_bad_disk_at_any_call_is_reported_and_harmless(tmp_path: Path, number: int) -> None:
+    full = OSError(number, os.strerror(number))
     n_calls = crash_in_save(RunDir(tmp_path / "counted"), 2, allowed=float("inf"), error=full)
     for allowed in range(n_calls):
         run = RunDir(tmp_path / str(allowed))
@@ -330,7 +331,7 @@ def test_a_full_disk_at_any_call_is_reported_and_harmless(tmp_path: Path) -> Non
     save(run, 1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(safetensors.torch, "save_file", lambda *a, **k: (_ for _ in ()).throw(full))
-        with pytest.raises(CheckpointError, match=r"could not be written .*No space left.*free some space"):
+        with pytest.raises(CheckpointError, match=rf"could not be written .*{os.strerror(number)}.*free some space"):
             save(run, 2)
     assert sorted(p.name for p in run.checkpoints.iterdir()) == ["latest", "step-00000001"]
     assert load(run).state.step == 1

@@ -3,6 +3,7 @@ other afterwards.
 """
 
 import json
+import shlex
 import shutil
 import subprocess
 from collections.abc import Mapping
@@ -232,11 +233,13 @@ RATES = {"optim.lr": 1e-3, "optim.muon_lr": 0.02}
     [
         (("train.init_from",), "adamw", 1e-4, 0.02),
         (("train.init_from",), "muon", 1e-4, 0.002),
-        (("train.init_from", "optim.lr"), "muon", 1e-3, 0.02),
-        (("train.init_from", "optim.muon_lr"), "muon", 1e-3, 0.02),
+        (("train.init_from", "optim.lr"), "muon", 1e-3, 0.002),
+        (("train.init_from", "optim.muon_lr"), "muon", 1e-4, 0.02),
+        (("train.init_from", "optim.lr", "optim.muon_lr"), "muon", 1e-3, 0.02),
+        (("train.init_from", "optim.lr"), "adamw", 1e-3, 0.02),
         ((), "adamw", 1e-3, 0.02),
     ],
-    ids=["adamw", "muon", "lr given", "muon_lr given", "said by a file"],
+    ids=["adamw", "muon", "lr given", "muon_lr given", "both given", "the only one given", "said by a file"],
 )
 def test_the_rate_is_a_tenth_unless_it_is_given(
     origin: Origin, home: Path, tmp_path: Path, given: tuple[str, ...], kind: str, lr: float, muon_lr: float
@@ -246,10 +249,10 @@ def test_the_rate_is_a_tenth_unless_it_is_given(
     stored = load_recipe(str(tmp_path)).optim
     assert (stored.lr, stored.muon_lr) == (lr, muon_lr)
     notices = [text for text in said if "a tenth of the recipe's rate" in text]
-    assert len(notices) == (lr == 1e-4)
+    assert len(notices) == (lr == 1e-4 or muon_lr == 0.002)
     for notice in notices:
-        assert "optim.lr 0.0001 (not 0.001)" in notice and "--optim.lr" in notice
-        assert ("optim.muon_lr 0.002 (not 0.02)" in notice) == (kind == "muon")
+        assert ("optim.lr 0.0001 (not 0.001)" in notice) == ("--optim.lr" in notice) == (lr == 1e-4)
+        assert ("optim.muon_lr 0.002 (not 0.02)" in notice) == (muon_lr == 0.002)
     # A resume with the same words does not lower them again.
     train_until(2, config, tmp_path, changes={"train.init_from": str(origin.out)} if given else {}, resume=True)
     assert load_recipe(str(tmp_path)).optim == stored
@@ -443,6 +446,9 @@ def test_the_command_for_data_of_the_origins_tokenizer_works(
     assert command[:3] == ["smalllm", "prepare", "my.toml"]
     assert not Path("run/config.toml").exists()
     assert cli.main(command[1:]) == 0
+    following = ["smalllm", "train", "my.toml", "--train.init_from", str(start.out)]
+    following += ["--data.path", given.get("data.path", "my data")]
+    assert f"next: {shlex.join(following)}\n" in capsys.readouterr().out
     train_until(1, override(config, given), Path("run"), changes=given, name="my.toml")
     asked, stored = load_recipe("run").tokenizer, read_json(Path("run/tokenizer/smalllm.json"))
     assert asked.kind == stored["kind"] == which and asked.vocab_size == stored["vocab_size"]

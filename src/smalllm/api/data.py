@@ -101,6 +101,8 @@ def prepare_command(config: RunConfig, *, name: str) -> str:
             value = getattr(asked, key)
             if value != getattr(given, key) and key not in _NOT_PREPARED:
                 words += [f"--{section}.{key}", *(value if isinstance(value, tuple) else [str(value)])]
+    if config.train.init_from != recipe.train.init_from:  # so that `prepare` names it in what comes next
+        words += ["--train.init_from", str(config.train.init_from)]
     return " ".join(map(_quoted, words))
 
 

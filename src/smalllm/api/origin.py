@@ -81,7 +81,7 @@ def adopt(
 
 
 def lower_rates(config: RunConfig, *, given: Collection[str], name: str) -> tuple[RunConfig, list[str]]:
-    """A tenth of the recipe's peak rates for a new run that was told to start from another, unless rates were given.
+    """A tenth of the recipe's peak rates, but of those that were given, for a new run told to start from another.
 
     Args:
         config: what the user asked for.
@@ -92,9 +92,10 @@ def lower_rates(config: RunConfig, *, given: Collection[str], name: str) -> tupl
     Returns:
         It, and notices of what was changed.
     """
-    if "train.init_from" not in given or {"optim.lr", "optim.muon_lr"} & set(given) or _is_tuning(name):
-        return config, []
     keys = ["optim.lr", "optim.muon_lr"] if config.optim.kind == "muon" else ["optim.lr"]
+    keys = [key for key in keys if key not in given]
+    if "train.init_from" not in given or not keys or _is_tuning(name):
+        return config, []
     rates = {key: getattr(config.optim, key.removeprefix("optim.")) for key in keys}
     lower = {key: float(f"{rate * RATE_SHARE:.12g}") for key, rate in rates.items()}
     words = ", ".join(f"{key} {lower[key]:g} (not {rate:g})" for key, rate in rates.items())

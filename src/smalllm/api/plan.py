@@ -1,5 +1,6 @@
 """`plan`: what a run will cost on this machine, and which model makes the best use of some minutes of it."""
 
+import statistics
 import time
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,7 +14,7 @@ from smalllm.config import ModelConfig, RunConfig
 from smalllm.errors import ConfigError
 from smalllm.model.count import count_parameters, flops_per_token
 from smalllm.planning.budget import COMPUTE_OPTIMAL, best_shape, tokens_per_step
-from smalllm.planning.memory import Memory, predict_memory
+from smalllm.planning.memory import Memory, predict_memory, repeated_flops
 from smalllm.problems import check
 from smalllm.protocols import Progress, Silent
 from smalllm.recipes.resolve import micro_batch_size, smaller_micro_batch
@@ -137,7 +138,8 @@ def _training_s(minutes: float, startup_s: float) -> float:
 def _cost(here: Here, *, measure: bool, progress: Progress) -> Plan:
     config, train, model = here.config, here.config.train, here.config.model
     flops = flops_per_token(model, vocab_size=here.vocab_size)
-    step_time_s, startup_s, peak = flops * train.tokens_per_step / _assumed_flops(config), 0.0, None
+    work = (flops + repeated_flops(model, train, vocab_size=here.vocab_size)) * train.tokens_per_step
+    step_time_s, startup_s, peak = work / _assumed_flops(config), 0.0, None
     if measure:
         progress.say(f"measuring {model.n_layers} layers of width {model.d_model}: a few updates, in another process")
         step_time_s, startup_s, peak = _measured(here)
@@ -183,16 +185,17 @@ def _measured(here: Here) -> tuple[float, float, int]:
     n_micro = config.train.tokens_per_step // (micro_batch_size(config) * config.model.context_length)
     began_at = time.monotonic()
     contestant = Contestant(library=OURS, precision=config.train.precision, compile=bool(config.train.compile))
-    times_s: dict[int, float] = {}
+    times_s: dict[int, list[float]] = {1: [], 2: []}
     answer: dict[str, Any] = {}
     with started(config, here.vocab_size, min(2, n_micro), contestant) as child:
         startup_s = time.monotonic() - began_at
         for _ in range(_ROUNDS):
             for n in range(1, min(2, n_micro) + 1):
                 answer = child.ask(n)
-                times_s[n] = min(answer["seconds"], times_s.get(n, answer["seconds"]))
-    more_s = max(0.0, times_s.get(2, 0.0) - times_s[1])
-    return times_s[1] + (n_micro - 1) * more_s, startup_s, answer["peak_memory_bytes"]
+                times_s[n].append(answer["seconds"])
+    one_s = statistics.median(times_s[1])  # a run has slow updates too
+    more_s = max(0.0, statistics.median(times_s[2]) - one_s) if times_s[2] else 0.0
+    return one_s + (n_micro - 1) * more_s, startup_s, answer["peak_memory_bytes"]
 
 
 def _notes(here: Here, memory: Memory, tokens: int | None, epochs: float | None) -> list[str]:

@@ -61,7 +61,7 @@ def train(
         out: the run directory; absent: `runs/RECIPE`.
         resume: continue the run in `out`; starts it if there is none, returns at once if it is complete.
         changes: the dotted fields of `config` that the user asked for; on a resume they are applied to the stored
-            configuration, and where `train.init_from` is among them and no rate is, the rates become a tenth.
+            configuration, and where `train.init_from` is among them, rates that are not become a tenth.
         name: the recipe's name or path, for the command that an error names; absent: `config.recipe`.
         progress: who is told how it goes.
 

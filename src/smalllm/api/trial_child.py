@@ -79,8 +79,15 @@ def _ours(config: RunConfig, request: Mapping[str, Any]) -> Update:
     model = GPT(config.model, vocab_size=request["vocab_size"])
     init_weights(model, seed=train.seed)
     model.to(train.device).train()
+    model.recompute_every = train.activation_checkpointing
     optimizers = build_optimizers(model, config.optim)
-    loss_function = make_loss_function(train.device, train.precision, compile_it=bool(train.compile))
+    loss_function = make_loss_function(
+        train.device,
+        train.precision,
+        compile_it=bool(train.compile),
+        eos_id=0 if config.data.document_mask else None,  # any id: the ids are drawn, and the mask costs the same
+        n_chunks=train.loss_chunks,
+    )
 
     def update(batches: Sequence[Tensor]) -> None:
         pairs = [(ids[:, :-1].contiguous(), ids[:, 1:].contiguous()) for ids in batches]

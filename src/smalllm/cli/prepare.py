@@ -1,12 +1,13 @@
 """`smalllm prepare RECIPE`."""
 
 import json
+import shlex
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from smalllm.cli.options import DottedConfig, parse, split_recipe
+from smalllm.cli.options import DottedConfig, given_fields, parse, split_recipe
 from smalllm.cli.progress import make_progress
 from smalllm.config import RunConfig
 from smalllm.errors import ConfigError
@@ -72,7 +73,9 @@ def main(arguments: Sequence[str]) -> int:
     if options.part is not None:
         print(f"next, when all parts are there: smalllm prepare {name} --merge --out {out.parent.parent}")
     else:
-        print(f"next: smalllm train {name} --data.path {out}")
+        origin = run_config.train.init_from
+        words = ["--train.init_from", str(origin)] if "train.init_from" in given_fields(rest, run_config) else []
+        print(f"next: {shlex.join(['smalllm', 'train', name, *words, '--data.path', str(out)])}")
     return 0
 
 

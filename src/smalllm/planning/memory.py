@@ -1,36 +1,45 @@
 """How much memory a run takes, part by part, reckoned from its shape.
 
-Tensors, in bytes, of N parameters (padding rows included) and a micro-batch of n tokens, with a = 2 in BF16, else 4:
+Tensors, in bytes, of N parameters (padding rows included) and a micro-batch of n tokens, with a = 2 in BF16 and FP16,
+else 4:
 
     weights       4 N
     optimizer     8 N for AdamW; 4 for each of Muon's
-    gradients     4 N, which a forward pass finds only where micro-batches add up
-    casts         a copy of the matrices in BF16
-    activations   n x the sum over the layers of what the backward pass needs (see `activation_bytes`)
-    logits        n V x (a + 8) not compiled: the logits, and in FP32 the log-probabilities and their gradient;
-                  n V x a compiled, where the loss and its gradient are fused
+    gradients     4 for each parameter whose gradient is there: all from the start where micro-batches add up
+    casts         a copy of the matrices in BF16 until the backward pass has gone through them
+    activations   n x what the blocks keep for the backward pass (`activation_bytes`; of a block that is computed again
+                  its input, 4 d), and what the backward pass of one block works with
+    logits        n V x 12 not compiled: in FP32 the log-probabilities and two gradients; n V x a compiled, where the
+                  loss and its gradient are fused. In c chunks a c-th of it, and the head's gradient twice
+    update        what Muon works with: 12 for each number of the matrices that it does together
 
-All but the gradients are there when the backward pass begins, which is the peak. On a GPU that is what
-`peak_memory_bytes` counts. On a CPU it counts the process: add what it is without a model, and what the allocator
-keeps of memory that is free (`HEAP_SHARE`, measured; docs/planning.md).
+Not all are there at once. The peak is the largest sum at one of these moments: the loss; the backward pass of each
+block, when the later ones have gradients, the earlier ones still all they keep, and one that is computed again is
+whole; the update. On a GPU that is what `peak_memory_bytes` counts. On a CPU it counts the process: add what it is
+without a model, and the heap's holes: memory that the allocator keeps and cannot use again (`HEAP_SHARE`, measured;
+docs/planning.md).
 
 Source for counting what is saved: Korthikanti et al. 2022, "Reducing Activation Recomputation", section 4; here with
 PyTorch's autocast, whose residual stream and normalisation are FP32, and with flash attention.
 """
 
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
+from smalllm import runtime
 from smalllm.config import ModelConfig, OptimConfig, TrainConfig
-from smalllm.model.count import count_parameters
+from smalllm.model.count import count_parameters, flops_per_token
 from smalllm.model.gpt import padded_vocab_size
 from smalllm.recipes.resolve import resolve_shape
 
-# Of a process that trains on a CPU: measured with PyTorch 2.13 on Linux; see docs/planning.md.
+# Of a process that trains on a CPU: measured with PyTorch 2.13 and glibc 2.36 on Linux; see docs/planning.md.
 PROCESS_BYTES = 350_000_000  # Python, PyTorch and its libraries' own buffers
 COMPILER_BYTES = 140_000_000  # what torch.compile adds: its modules, and what it leaves behind
-HEAP_SHARE = {False: 0.75, True: 0.27}  # holes in the heap, of activations and gradients; by whether compiled
+HEAP_SHARE = {False: 0.48, True: 0.27}  # of what comes and goes in an update; by whether compiled
 
 _EVAL_WINDOWS, _EVAL_TOKENS, _EVAL_ROWS = 16, 8_192, 1_024  # scored at once; of these, rows in FP32
+_MUON_NUMBERS = 1 << 25  # in matrices that Muon does together, at most
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,9 +51,10 @@ class Memory:
         weights: in FP32.
         optimizer: its state.
         gradients: those that are there at the peak.
-        casts: the weights in BF16, for the products.
-        activations: of one micro-batch, kept for the backward pass.
+        casts: weights in BF16, for the products.
+        activations: of one micro-batch, kept for the backward pass or in work there.
         logits: of one micro-batch, and what the loss makes of them.
+        update: what the optimizer works with.
         evaluation: what scoring needs more than an update does.
         heap: on a CPU, free memory that the allocator keeps.
         data: on a CPU, pages of the shards that were read; the system takes them back where memory is short.
@@ -57,6 +67,7 @@ class Memory:
     casts: int
     activations: int
     logits: int
+    update: int
     evaluation: int
     heap: int
     data: int = 0
@@ -79,30 +90,110 @@ def predict_memory(
         vocab_size: real token ids.
         data_bytes: of shards that the run will read.
     """
-    assert isinstance(train.micro_batch_size, int), "resolved"
-    n_rows, compiled = padded_vocab_size(vocab_size), bool(train.compile)
-    item = 2 if train.precision == "bf16" else 4
-    n_tokens = train.micro_batch_size * model.context_length
+    n_rows, compiled, on_cpu = padded_vocab_size(vocab_size), bool(train.compile), train.device == "cpu"
     count = count_parameters(model, vocab_size=n_rows)
-    weights = 4 * count.total
-    casts = 2 * count.multiplying if item == 2 else 0
-    activations = n_tokens * model.n_layers * activation_bytes(model, precision=train.precision, compiled=compiled)
-    logits = n_tokens * n_rows * (item if compiled else 12)
-    update = casts + activations + logits
-    adds_up = train.tokens_per_step > n_tokens
-    gradients = weights if adds_up else max(0, weights - update)
-    on_cpu = train.device == "cpu"
+    moments = list(_moments(model, optim, train, n_rows=n_rows))
+    peak = max(moments, key=lambda moment: moment.total)
+    item = runtime.product_dtype(train.precision).itemsize
+    # Besides the most that is kept, and gradients, the many small tensors of a block, forward and backward (not
+    # attention's probabilities, which are few and large). A block that is computed again leaves as many a second time.
+    small = activation_bytes(replace(model, dropout=0.0), precision=train.precision, compiled=compiled)
+    most = max(moment.activations for moment in moments)
+    comes_and_goes = most + 4 * count.total + 2 * small * _n_tokens(model, train)
+    n_passes = 1 + sum(_recomputed(model, train)) / model.n_layers
     return Memory(
         process=PROCESS_BYTES + (COMPILER_BYTES if compiled else 0) if on_cpu else 0,
-        weights=weights,
+        weights=4 * count.total,
         optimizer=_optimizer_bytes(model, optim, n_parameters=count.total),
-        gradients=gradients,
-        casts=casts,
-        activations=activations,
-        logits=logits,
-        evaluation=max(0, _scoring_bytes(model, n_rows=n_rows, item=item) - update),
-        heap=int(HEAP_SHARE[compiled] * (activations + gradients)) if on_cpu else 0,
+        gradients=peak.gradients,
+        casts=peak.casts,
+        activations=peak.activations,
+        logits=peak.logits,
+        update=peak.update,
+        evaluation=max(0, _scoring_bytes(model, n_rows=n_rows, item=item) - peak.total),
+        heap=int(HEAP_SHARE[compiled] * n_passes * comes_and_goes) if on_cpu else 0,
         data=data_bytes if on_cpu else 0,
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Moment:
+    """What there is at once, besides weights and optimizer state [bytes]."""
+
+    gradients: int
+    casts: int = 0
+    activations: int = 0
+    logits: int = 0
+    update: int = 0
+
+    @property
+    def total(self) -> int:
+        return self.gradients + self.casts + self.activations + self.logits + self.update
+
+
+def _moments(model: ModelConfig, optim: OptimConfig, train: TrainConfig, *, n_rows: int) -> Iterator[_Moment]:
+    """Of an update, those at which memory may be at its peak, in order."""
+    n_tokens, compiled = _n_tokens(model, train), bool(train.compile)
+    item = runtime.product_dtype(train.precision).itemsize
+    cast = item if item < 4 else 0  # of a weight
+    total = 4 * count_parameters(model, vocab_size=n_rows).total
+    block = count_parameters(model, vocab_size=1).blocks // model.n_layers  # parameters
+    head = n_rows * model.d_model
+    whole = n_tokens * activation_bytes(model, precision=train.precision, compiled=compiled)
+    again = _recomputed(model, train)
+    kept = [4 * n_tokens * model.d_model if is_again else whole for is_again in again]
+    lasting = total if train.tokens_per_step > n_tokens else 0
+    n_chunks = 1 if compiled else train.loss_chunks
+    yield _Moment(
+        gradients=lasting + ((8 - 4 * bool(lasting) + cast) * head if n_chunks > 1 else 0),
+        casts=cast * (block * again.count(False) + head),
+        activations=sum(kept) + (8 * n_tokens * model.d_model if n_chunks > 1 else 0),
+        logits=-(-n_tokens // n_chunks) * n_rows * (item if compiled else 12),
+    )
+    for layer in reversed(range(model.n_layers)):
+        yield _Moment(
+            gradients=lasting or 4 * (head + block * (model.n_layers - 1 - layer)),
+            casts=cast * block * (again[:layer].count(False) + 1),
+            activations=sum(kept[:layer]) + whole + n_tokens * _working_bytes(model, item=item),
+        )
+    yield _Moment(gradients=total, update=_muon_bytes(model) if optim.kind == "muon" else 0)
+
+
+def _n_tokens(model: ModelConfig, train: TrainConfig) -> int:
+    assert isinstance(train.micro_batch_size, int), "resolved"
+    return train.micro_batch_size * model.context_length
+
+
+def _recomputed(model: ModelConfig, train: TrainConfig) -> list[bool]:
+    """Which blocks are computed again in the backward pass."""
+    every = train.activation_checkpointing
+    return [bool(every) and layer % every == 0 for layer in range(model.n_layers)]
+
+
+def repeated_flops(model: ModelConfig, train: TrainConfig, *, vocab_size: int) -> int:
+    """Operations per token that an update does twice to need less memory: forward passes of blocks and head [FLOP]."""
+    in_blocks = flops_per_token(model, vocab_size=0)
+    in_head = flops_per_token(model, vocab_size=vocab_size) - in_blocks
+    again = in_blocks * sum(_recomputed(model, train)) / model.n_layers + (in_head if train.loss_chunks > 1 else 0)
+    return round(again / 3)  # the forward pass is a third of all
+
+
+def _working_bytes(model: ModelConfig, *, item: int) -> int:
+    """What the backward pass of a block has of one token besides what was kept: gradients of MLP and stream."""
+    c = resolve_shape(model)
+    return item * (c.d_ff or 0) * (3 if c.mlp == "swiglu" else 2) + 4 * c.d_model
+
+
+def _muon_bytes(model: ModelConfig) -> int:
+    """Of the most matrices of one shape that are done together: FP32 directions and changes, and copies in BF16."""
+    c = resolve_shape(model)
+    assert c.d_head is not None and c.n_kv_heads is not None and c.d_ff is not None
+    d, d_q, d_kv = c.d_model, c.n_heads * c.d_head, c.n_kv_heads * c.d_head
+    shapes = [(d_q, d), (d_kv, d), (d_kv, d), (d, d_q), (c.d_ff, d), (d, c.d_ff)]
+    shapes += [(c.d_ff, d)] if c.mlp == "swiglu" else []
+    return max(
+        12 * max(rows * columns, min(_MUON_NUMBERS, c.n_layers * n * rows * columns))
+        for (rows, columns), n in Counter(shapes).items()
     )
 
 
@@ -118,7 +209,7 @@ def activation_bytes(model: ModelConfig, *, precision: str, compiled: bool) -> i
     """
     c = resolve_shape(model)
     assert c.d_head is not None and c.n_kv_heads is not None and c.d_ff is not None
-    a = 2 if precision == "bf16" else 4
+    a = runtime.product_dtype(precision).itemsize
     d, d_q, d_kv, is_gated = c.d_model, c.n_heads * c.d_head, c.n_kv_heads * c.d_head, c.mlp == "swiglu"
     stream = 16 * d
     attention = 2 * a * (d_q + d_kv)

@@ -98,7 +98,7 @@ def run_loop(
     first = saved_at = state.step  # a resumed run was evaluated and sampled at `first` before it was saved
     saved_time, rewound_to, n_rewinds, unsound = time.monotonic(), -1, 0, ""
     model.train()
-    with stop_signals() as stop:
+    with stop_signals(insist=ranks.n == 1) as stop:
         while True:
             done, is_best = _is_over(config, state), False
             if state.step > first and (done or _is_due(state.step, config.eval.every)):
@@ -118,6 +118,7 @@ def run_loop(
                 parts.save(_timed(state, clock), is_best)
                 saved_at, saved_time = state.step, time.monotonic()
             if done or stop_name:
+                ranks.from_first(None)  # wait for rank 0's save: where one process ends, torchrun ends all
                 reason = "complete" if state.step >= max_steps else "patience" if done else str(stop_name)
                 return Outcome(_timed(state, clock), reason)
             before = state
