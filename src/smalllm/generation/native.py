@@ -17,6 +17,8 @@ from smalllm.model.gpt import GPT, Attention, Block
 KINDS = {"fp32": 0, "bf16": 1, "int8": 2}
 _WEIGHT_BYTES = {"fp32": 4, "bf16": 2, "int8": 1}
 _LANES = 16
+_TILE_OUTPUTS = 32
+_TILE_INPUT_BYTES = 64
 _MOST_ROWS = 64
 _HUGE_BYTES = 2 << 20
 _BYTES_PER_THREAD = 512 << 10
@@ -40,7 +42,7 @@ _SIZES = ("n_layers", "n_heads", "n_kv_heads", "d_model", "d_head", "d_ff", "n_r
 
 
 class _Model(ctypes.Structure):
-    _fields_ = [(name, ctypes.c_int64) for name in (*_SIZES, "n_threads", "is_rms", "kind", "cache_kind", "k_stride")]
+    _fields_ = [(name, ctypes.c_int64) for name in (*_SIZES, "n_threads", "is_rms", "kind", "cache_kind", "k_stride", "tiles")]
     _fields_ += [("eps", ctypes.c_double)]
     _fields_ += [(name, ctypes.c_void_p) for name in ("embedding", "places", "cos", "sin", "layers")]
     _fields_ += [("norm", _Norm), ("head", _Matrix)]
@@ -55,12 +57,15 @@ class NativeReader:
         n_slots: sequences that are held at once.
         weights: fp32, bf16, or int8 with one scale per output (symmetric, rounded to the nearest).
         n_threads: absent: PyTorch's.
+        matrix_unit: use AMX where the CPU has it and the system lets us: for weights in BF16 and int8.
 
     Raises:
         ConfigError: there is no compiled library; the message says why.
     """
 
-    def __init__(self, model: GPT, *, n_slots: int, weights: str, n_threads: int | None = None) -> None:
+    def __init__(
+        self, model: GPT, *, n_slots: int, weights: str, n_threads: int | None = None, matrix_unit: bool = True
+    ) -> None:
         library = load_library()
         if isinstance(library, str):
             raise ConfigError(f"the compiled decoder cannot be used: {library}")
@@ -75,6 +80,7 @@ class NativeReader:
         self._arena = _Arena(_packed_bytes(model, weights) + 2 * cache_bytes)
         self._keys, self._values = self._arena.place(cache, dtype), self._arena.place(cache, dtype)
         self._kind = weights
+        self._has_tiles = matrix_unit and weights != "fp32" and bool(library.has_tiles())
         layers = (_Layer * config.n_layers)(*(self._layer(block) for block in model.blocks))  # type: ignore[arg-type]
         self._kept.append(layers)
         self._model = _Model(
@@ -82,7 +88,7 @@ class NativeReader:
             d_head=d_head, d_ff=config.d_ff or 0, n_rows_max=_MOST_ROWS, n_slots=n_slots, n_positions=n_positions,
             n_threads=n_threads or _useful_threads(model, weights), kind=KINDS[weights],
             is_rms=config.norm == "rmsnorm", cache_kind=KINDS["fp32" if weights == "fp32" else "bf16"],
-            k_stride=_whole(d_head), eps=config.norm_eps,
+            k_stride=_whole(d_head), tiles=self._has_tiles, eps=config.norm_eps,
             embedding=self._keep(model.token_embedding.weight),
             places=self._keep(model.position_embedding.weight) if model.position_embedding is not None else None,
             cos=self._keep(model.cos) if model.position_embedding is None else None,
@@ -148,10 +154,10 @@ class NativeReader:
         return _Norm(self._keep(norm.weight), None if bias is None else self._keep(bias))
 
     def _matrix(self, linears: Sequence[nn.Linear]) -> _Matrix:
-        """One matrix of all their outputs, in blocks of 16 [outputs / 16, inputs, 16]."""
+        """One matrix of all their outputs, in the order in which `decode.cpp` reads it."""
         weight = torch.cat([linear.weight.detach().float() for linear in linears])  # [out, in]
-        n_out, n_in = weight.shape
-        padding = -n_out % _LANES
+        n_in = weight.shape[1]
+        padding = -len(weight) % (_TILE_OUTPUTS if self._has_tiles else _LANES)
         scale = bias = None
         if linears[0].bias is not None:
             biases = torch.cat([linear.bias.detach().float() for linear in linears])
@@ -161,8 +167,9 @@ class NativeReader:
             scale = self._keep(nn.functional.pad(scales, (0, padding)))
         elif self._kind == "bf16":
             weight = weight.bfloat16()
-        blocks = nn.functional.pad(weight, (0, 0, 0, padding)).view(-1, _LANES, n_in).transpose(1, 2)
-        return _Matrix(self._arena.add(blocks), scale, bias, n_out + padding, n_in)
+        weight = nn.functional.pad(weight, (0, 0, 0, padding))
+        ordered = as_tiles(weight) if self._has_tiles else weight.view(-1, _LANES, n_in).transpose(1, 2)
+        return _Matrix(self._arena.add(ordered), scale, bias, len(weight), n_in)
 
     def _keep(self, tensor: Tensor) -> int:
         """The address of its numbers, in FP32, for as long as this reader lives."""
@@ -174,6 +181,15 @@ def quantize(weight: Float[Tensor, "O I"]) -> tuple[Tensor, Float[Tensor, " O"]]
     """A matrix as int8 and a scale per output: symmetric, the largest weight of a row becomes 127."""
     scale = weight.abs().amax(1).clamp(min=torch.finfo(torch.float32).tiny) / 127
     return (weight / scale[:, None]).round().clamp(-127, 127).to(torch.int8), scale
+
+
+def as_tiles(weight: Tensor) -> Tensor:
+    """A matrix in BF16 or int8, its outputs a multiple of 32, in the order of `tiles.h`: [outputs / 32, inputs / (32
+    or 64), 2, 16, 16, 2 or 4].
+    """
+    n_inputs = _TILE_INPUT_BYTES // weight.element_size()
+    padded = nn.functional.pad(weight, (0, -weight.shape[1] % n_inputs))
+    return padded.view(-1, 2, _LANES, padded.shape[1] // n_inputs, _LANES, n_inputs // _LANES).permute(0, 3, 1, 4, 2, 5)
 
 
 class _Arena:
@@ -206,7 +222,7 @@ def _whole(n: int) -> int:
 def _packed_bytes(model: GPT, weights: str) -> int:
     n_bytes = _WEIGHT_BYTES[weights]
     linears = [module for module in model.modules() if isinstance(module, nn.Linear)]
-    return sum((linear.out_features + 2 * _LANES) * linear.in_features * n_bytes + 64 for linear in linears)
+    return sum((linear.out_features + _TILE_OUTPUTS) * (linear.in_features * n_bytes + 64) for linear in linears)
 
 
 def _useful_threads(model: GPT, weights: str) -> int:
