@@ -84,7 +84,7 @@ def test_compiled_logits_do_not_depend_on_the_batch_by_a_bit(any_config: ModelCo
     rows = [torch.randint(61, (n,), generator=torch.Generator().manual_seed(n)).tolist() for n in (90, 1, 7, 33, 64)]
     for weights in ("fp32", "bf16", "int8"):
         reader = NativeReader(model, n_slots=20, weights=weights)
-        together = reader.read(range(5), rows, [0] * 5)
+        together = reader.read(range(5), rows, [0] * 5).clone()
         for i, row in enumerate(rows):
             assert torch.equal(reader.read([9], [row], [0])[0], together[i])
             for start in range(0, len(row), 5):  # in pieces, too
@@ -100,9 +100,9 @@ def test_both_readers_give_the_logits_of_the_model(any_config: ModelConfig, make
     for backend in BACKENDS:
         reader = make_decoder(model, n_slots=3, backend=backend)._reader
         ids = torch.randint(61, (3, 14), generator=torch.Generator().manual_seed(0))
-        found = [reader.read([2, 0, 1], ids[:, :9].tolist(), [0] * 3)]
+        found = [reader.read([2, 0, 1], ids[:, :9].tolist(), [0] * 3).clone()]
         for t in range(9, 14):
-            found.append(reader.read([2, 0, 1], ids[:, t : t + 1].tolist(), [t] * 3))
+            found.append(reader.read([2, 0, 1], ids[:, t : t + 1].tolist(), [t] * 3).clone())
         expected = model(ids).detach()[:, 8:]
         torch.testing.assert_close(torch.stack(found, dim=1), expected, rtol=1e-4, atol=2e-5)  # other sums: 2 ulp
 

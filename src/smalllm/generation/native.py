@@ -100,6 +100,7 @@ class NativeReader:
         scratch = torch.zeros(library.scratch_floats(ctypes.byref(self._model)))
         self._model.scratch = self._keep(scratch)
         self._row_stride = self._model.head.n_out
+        self._logits = torch.empty(n_slots, self._row_stride)  # kept: new memory for each step would have to be zeroed
 
     def read(self, slots: Sequence[int], rows: Sequence[Sequence[int]], starts: Sequence[int]) -> Float[Tensor, "B V"]:
         """Add tokens to slots.
@@ -110,9 +111,9 @@ class NativeReader:
             starts: positions that each holds already.
 
         Returns:
-            The logits after the last new token of each slot.
+            The logits after the last new token of each slot, until the next call, which overwrites them.
         """
-        logits = torch.empty(len(slots), self._row_stride)
+        logits = self._logits[: len(slots)]
         for chunk in _chunks(slots, rows, starts):
             ids, at, places, last, where = chunk
             n_logits = len(last)
@@ -196,7 +197,8 @@ class _Arena:
     """One piece of memory for matrices and cache, in huge pages where the system has them."""
 
     def __init__(self, n_bytes: int) -> None:
-        self._map = mmap.mmap(-1, n_bytes + 2 * _HUGE_BYTES)  # room for alignment, and for reading ahead
+        # Private, since shared memory gets no huge pages; with room for alignment, and for reading ahead.
+        self._map = mmap.mmap(-1, n_bytes + 2 * _HUGE_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         if hasattr(mmap, "MADV_HUGEPAGE"):
             self._map.madvise(mmap.MADV_HUGEPAGE)
         self._bytes = torch.frombuffer(self._map, dtype=torch.uint8)
