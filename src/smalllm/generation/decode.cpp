@@ -267,6 +267,16 @@ extern "C" int64_t scratch_floats(const Model *m) {
     return m->n_rows_max * shared + m->n_threads * floats_of_a_thread(*m);
 }
 
+// One product, y [n_rows, stride] = W x + b, as `forward` does it: for tests. `packed` as `packed_floats` says.
+extern "C" void multiply(const Matrix *w, int64_t kind, int64_t tiles, int64_t n_rows, const float *x, float *y,
+                         int64_t stride, float *packed) {
+    Model m{};
+    m.kind = kind, m.tiles = tiles, m.n_rows_max = (n_rows + LANES - 1) / LANES * LANES;
+    if (tiles) begin_tiles();
+    Step{m, 0, 1, n_rows, nullptr, nullptr, packed}.multiply(*w, x, y, stride, n_rows);
+    if (tiles) end_tiles();
+}
+
 // Read rows of (slot, position, token), the positions of a slot in order; then logits [n_logits, stride] of some rows.
 extern "C" void forward(const Model *model, int64_t n_rows, const int64_t *ids, const int64_t *slots,
                         const int64_t *positions, int64_t has_prompts, int64_t n_logits, const int64_t *logit_rows,

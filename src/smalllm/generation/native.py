@@ -19,7 +19,7 @@ _WEIGHT_BYTES = {"fp32": 4, "bf16": 2, "int8": 1}
 _LANES = 16
 _TILE_OUTPUTS = 32
 _TILE_INPUT_BYTES = 64
-_MOST_ROWS = 64
+_MOST_ROWS = 128
 _HUGE_BYTES = 2 << 20
 _BYTES_PER_THREAD = 512 << 10
 
@@ -158,18 +158,16 @@ class NativeReader:
         """One matrix of all their outputs, in the order in which `decode.cpp` reads it."""
         weight = torch.cat([linear.weight.detach().float() for linear in linears])  # [out, in]
         n_in = weight.shape[1]
-        padding = -len(weight) % (_TILE_OUTPUTS if self._has_tiles else _LANES)
         scale = bias = None
         if linears[0].bias is not None:
-            biases = torch.cat([linear.bias.detach().float() for linear in linears])
-            bias = self._keep(nn.functional.pad(biases, (0, padding)))
+            bias = self._keep(_padded(torch.cat([linear.bias.detach().float() for linear in linears]), self._has_tiles))
         if self._kind == "int8":
             weight, scales = quantize(weight)
-            scale = self._keep(nn.functional.pad(scales, (0, padding)))
+            scale = self._keep(_padded(scales, self._has_tiles))
         elif self._kind == "bf16":
             weight = weight.bfloat16()
-        weight = nn.functional.pad(weight, (0, 0, 0, padding))
-        ordered = as_tiles(weight) if self._has_tiles else weight.view(-1, _LANES, n_in).transpose(1, 2)
+        weight = _padded(weight, self._has_tiles)
+        ordered = as_tiles(weight) if self._has_tiles else as_blocks(weight)
         return _Matrix(self._arena.add(ordered), scale, bias, len(weight), n_in)
 
     def _keep(self, tensor: Tensor) -> int:
@@ -184,13 +182,24 @@ def quantize(weight: Float[Tensor, "O I"]) -> tuple[Tensor, Float[Tensor, " O"]]
     return (weight / scale[:, None]).round().clamp(-127, 127).to(torch.int8), scale
 
 
+def as_blocks(weight: Tensor) -> Tensor:
+    """A matrix [outputs, inputs] in the order of `products.h`: [outputs / 16, inputs, 16]."""
+    return weight.view(-1, _LANES, weight.shape[1]).transpose(1, 2)
+
+
 def as_tiles(weight: Tensor) -> Tensor:
-    """A matrix in BF16 or int8, its outputs a multiple of 32, in the order of `tiles.h`: [outputs / 32, inputs / (32
-    or 64), 2, 16, 16, 2 or 4].
+    """A matrix [outputs, inputs] in BF16 or int8 in the order of `tiles.h`: [outputs / 32, inputs / (32 or 64), 2 blocks
+    of outputs, 16, 16 outputs, 2 or 4].
     """
     n_inputs = _TILE_INPUT_BYTES // weight.element_size()
     padded = nn.functional.pad(weight, (0, -weight.shape[1] % n_inputs))
     return padded.view(-1, 2, _LANES, padded.shape[1] // n_inputs, _LANES, n_inputs // _LANES).permute(0, 3, 1, 4, 2, 5)
+
+
+def _padded(tensor: Tensor, has_tiles: bool) -> Tensor:
+    """With zeros after its outputs, the first axis, up to whole blocks."""
+    n_zeros = -len(tensor) % (_TILE_OUTPUTS if has_tiles else _LANES)
+    return torch.cat([tensor, tensor.new_zeros(n_zeros, *tensor.shape[1:])])
 
 
 class _Arena:
@@ -236,7 +245,7 @@ _Chunk = tuple[list[int], list[int], list[int], list[int], list[int]]
 
 
 def _chunks(slots: Sequence[int], rows: Sequence[Sequence[int]], starts: Sequence[int]) -> Iterator[_Chunk]:
-    """At most 64 tokens at a time: ids, slots, positions; the rows whose logits are wanted, and whose those are."""
+    """At most 128 tokens at a time: ids, slots, positions; the rows whose logits are wanted, and whose those are."""
     ids: list[int] = []
     at: list[int] = []
     places: list[int] = []

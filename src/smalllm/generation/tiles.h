@@ -37,6 +37,7 @@ inline void begin_tiles() {
         uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
         uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
     } eight_whole_ones;
+    asm volatile("" ::"r"(&eight_whole_ones) : "memory");  // GCC 12 thinks that only its first bytes are read
     _tile_loadconfig(&eight_whole_ones);
 }
 inline void end_tiles() { _tile_release(); }
