@@ -42,7 +42,9 @@ _SIZES = ("n_layers", "n_heads", "n_kv_heads", "d_model", "d_head", "d_ff", "n_r
 
 
 class _Model(ctypes.Structure):
-    _fields_ = [(name, ctypes.c_int64) for name in (*_SIZES, "n_threads", "is_rms", "kind", "cache_kind", "k_stride", "tiles")]
+    _fields_ = [
+        (name, ctypes.c_int64) for name in (*_SIZES, "n_threads", "is_rms", "kind", "cache_kind", "k_stride", "tiles")
+    ]
     _fields_ += [("eps", ctypes.c_double)]
     _fields_ += [(name, ctypes.c_void_p) for name in ("embedding", "places", "cos", "sin", "layers")]
     _fields_ += [("norm", _Norm), ("head", _Matrix)]
@@ -188,8 +190,8 @@ def as_blocks(weight: Tensor) -> Tensor:
 
 
 def as_tiles(weight: Tensor) -> Tensor:
-    """A matrix [outputs, inputs] in BF16 or int8 in the order of `tiles.h`: [outputs / 32, inputs / (32 or 64), 2 blocks
-    of outputs, 16, 16 outputs, 2 or 4].
+    """A matrix [outputs, inputs] in BF16 or int8 in the order of `tiles.h`: [outputs / 32, inputs / (32 or 64), 2, 16,
+    16, 2 or 4].
     """
     n_inputs = _TILE_INPUT_BYTES // weight.element_size()
     padded = nn.functional.pad(weight, (0, -weight.shape[1] % n_inputs))
