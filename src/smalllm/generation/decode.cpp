@@ -1,8 +1,8 @@
-// The forward pass of `model/gpt.py` for a few tokens at a time, on CPUs, written to read every weight once.
+// The forward pass of `model/gpt.py` for some tokens at a time, on CPUs, written to read every weight once.
 //
-// Compiled by `native.py`. Activations are FP32; weights are FP32, BF16 or int8 with a scale per output. A matrix is
-// stored in blocks of 16 outputs, [outputs / 16][inputs][16], so that one vector holds 16 outputs of one input and the
-// memory is read from front to back. Keys are stored likewise, [positions / 16][K][16], values [positions][K].
+// Called by `native.py`. Activations are FP32; weights are FP32, BF16 or int8 with a scale per output, laid out for
+// vectors (`products.h`) or for the matrix unit (`tiles.h`). Keys are stored in blocks of 16 positions,
+// [positions / 16][K][16], so that one vector holds one number of 16 keys; values [positions][K].
 //
 // The arithmetic of a row is the same whatever other rows are computed with it: results do not depend on the batch.
 #include <omp.h>
@@ -11,45 +11,11 @@
 #include <cmath>
 #include <thread>
 
+#include "model.h"
 #include "products.h"
 #include "tiles.h"
 
-struct Norm {
-    const float *weight, *bias;
-};
-struct Layer {
-    Norm attention_norm, q_norm, k_norm, mlp_norm;
-    Matrix qkv, out, gate, up, down;
-};
-
-struct Model {
-    int64_t n_layers, n_heads, n_kv_heads, d_model, d_head, d_ff, n_rows_max, n_slots, n_positions, n_threads;
-    int64_t is_rms, kind, cache_kind, k_stride, tiles;
-    double eps;
-    const float *embedding, *places, *cos, *sin;
-    const Layer *layers;
-    Norm norm;
-    Matrix head;
-    void *keys, *values;
-    float *scratch;
-};
-
 namespace {
-
-// Cody and Waite's reduction and the Taylor polynomial of degree 6: within 2 ulp.
-inline Vec exp_of(Vec x) {
-    x = x < -87.0f ? Vec{} - 87.0f : x > 88.0f ? Vec{} + 88.0f : x;
-    const Vec shifted = x * 1.44269504f + 12582912.0f;  // rounds to an integer, which lands in the low bits
-    const Vec n = shifted - 12582912.0f;
-    const Vec r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
-    Vec p = r * (1.0f / 720.0f) + 1.0f / 120.0f;
-    p = p * r + 1.0f / 24.0f;
-    p = p * r + 1.0f / 6.0f;
-    p = p * r + 0.5f;
-    p = p * r + 1.0f;
-    p = p * r + 1.0f;
-    return p * (Vec)((__builtin_convertvector(n, Ints) + 127) << 23);
-}
 
 struct Step {
     const Model &m;
@@ -163,7 +129,8 @@ struct Step {
 
     // The exponentials of n scores less the largest, and their sum; up to whole vectors is room.
     float soften(float *scores, int64_t n) const {
-        std::fill(scores + n, scores + (n + LANES - 1) / LANES * LANES, scores[0]);
+        const int64_t n_whole = (n + LANES - 1) / LANES * LANES;
+        std::fill(scores + n, scores + n_whole, scores[0]);
         Vec largest = load(scores), sums = {};
         for (int64_t t = LANES; t < n; t += LANES) {
             const Vec some = load(scores + t);
@@ -172,7 +139,7 @@ struct Step {
         float most = largest[0], sum = 0;
         for (int i = 1; i < LANES; i++) most = std::max(most, largest[i]);
         for (int64_t t = 0; t < n; t += LANES) store(scores + t, exp_of(load(scores + t) - most));
-        std::fill(scores + n, scores + (n + LANES - 1) / LANES * LANES, 0.0f);
+        std::fill(scores + n, scores + n_whole, 0.0f);
         for (int64_t t = 0; t < n; t += LANES) sums += load(scores + t);
         for (int i = 0; i < LANES; i++) sum += sums[i];
         return sum;
@@ -187,7 +154,8 @@ struct Step {
         for (int64_t u = units.first; u < units.last; u++) {
             const int64_t row = u / m.n_kv_heads, g = u % m.n_kv_heads, n = positions[row] + 1;
             const int64_t then = std::min(u + 1, units.last - 1);
-            const C *keys = cached<C>(m.keys, layer, slots[row], g), *values = cached<C>(m.values, layer, slots[row], g);
+            const C *keys = cached<C>(m.keys, layer, slots[row], g);
+            const C *values = cached<C>(m.values, layer, slots[row], g);
             const C *next = cached<C>(m.keys, layer, slots[then / m.n_kv_heads], then % m.n_kv_heads);
             for (int64_t h = g * n_group; h < (g + 1) * n_group; h++) {
                 const float *q = qkv + row * stride + h * m.d_head;
@@ -228,8 +196,8 @@ struct Step {
     }
 };
 
-// Where threads wait for each other. OpenMP's own barrier spins for a whole time slice, in which, on a busy machine, the
-// thread that is waited for cannot run: this one soon lets others run.
+// Where threads wait for each other. OpenMP's own barrier spins for a whole time slice, in which, on a busy machine,
+// the thread that is waited for cannot run: this one soon lets others run.
 class Meeting {
     std::atomic<int> n_here{0}, number{0};
 
@@ -246,15 +214,6 @@ class Meeting {
     }
 };
 
-// Packed inputs of the widest product, in whole tiles, and a step for each row.
-int64_t packed_floats(const Model &m) {
-    const int64_t widest = std::max(std::max(m.d_model, m.n_heads * m.d_head), m.d_ff);
-    return m.n_rows_max * (1 + (widest + 63) / 64 * 64);
-}
-int64_t floats_of_a_thread(const Model &m) {
-    return m.n_rows_max * m.d_model + packed_floats(m) + m.n_positions + m.k_stride;
-}
-
 }  // namespace
 
 // Whether matrices may be given as tiles.
@@ -263,7 +222,7 @@ extern "C" int64_t has_tiles() { return may_use_tiles(); }
 // Floats of `Model.scratch`.
 extern "C" int64_t scratch_floats(const Model *m) {
     const int64_t wide = (m->n_heads + 2 * m->n_kv_heads) * m->d_head + TILE_OUTPUTS, inner = m->d_ff + TILE_OUTPUTS;
-    const int64_t shared = m->d_model + wide + m->n_heads * m->d_head + 2 * inner + (m->d_model + TILE_OUTPUTS) + m->d_ff;
+    const int64_t shared = 2 * m->d_model + TILE_OUTPUTS + wide + m->n_heads * m->d_head + 2 * inner + m->d_ff;
     return m->n_rows_max * shared + m->n_threads * floats_of_a_thread(*m);
 }
 

@@ -5,9 +5,11 @@
 // stored as those tiles: [outputs / 32][inputs / (32 or 64)][2 blocks of 16 outputs][16][16 outputs][2 or 4].
 //
 // Inputs are not rounded to 8 bits, but split into two numbers of 8 bits each, which take two rows of a tile: BF16 and
-// the BF16 of what is left; or int8 and int8, of a row as integers up to 127 * 256 + 127 (its largest number). Every row
-// goes through the same instructions in the same order, alone or among others.
+// the BF16 of what is left; or int8 and int8, of a row as integers up to 127 * 256 + 127 (its largest number). Every
+// row goes through the same instructions in the same order, alone or among others.
 #pragma once
+#include <type_traits>
+
 #include "vectors.h"
 #if defined(__AMX_BF16__) && defined(__AMX_INT8__) && defined(__AVX512F__) && defined(__linux__)
 #define HAS_TILES

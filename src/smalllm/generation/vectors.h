@@ -10,11 +10,11 @@
 
 constexpr int LANES = 16;
 #ifdef __AVX512F__
-constexpr int MOST_ROWS = 16;
+constexpr int MOST_ROWS = 16, MANY_ROWS = 8;
 #else
-constexpr int MOST_ROWS = 2;
+constexpr int MOST_ROWS = 2, MANY_ROWS = 2;
 #endif
-constexpr int PREFETCH_BYTES = 8192;
+constexpr int PREFETCH_BYTES = 8192;  // how far ahead weights are brought to the cache
 
 typedef float Vec __attribute__((vector_size(64)));
 typedef int32_t Ints __attribute__((vector_size(64)));
@@ -71,6 +71,21 @@ inline void put(uint16_t *at, float x) {  // to the nearest, ties to even; a num
     uint32_t bits;
     std::memcpy(&bits, &x, sizeof bits);
     *at = x != x ? 0x7fc0 : (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+}
+
+// Cody and Waite's reduction and the Taylor polynomial of degree 6: within 2 ulp.
+inline Vec exp_of(Vec x) {
+    x = x < -87.0f ? Vec{} - 87.0f : x > 88.0f ? Vec{} + 88.0f : x;
+    const Vec shifted = x * 1.44269504f + 12582912.0f;  // rounds to an integer, which lands in the low bits
+    const Vec n = shifted - 12582912.0f;
+    const Vec r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+    Vec p = r * (1.0f / 720.0f) + 1.0f / 120.0f;
+    p = p * r + 1.0f / 24.0f;
+    p = p * r + 1.0f / 6.0f;
+    p = p * r + 0.5f;
+    p = p * r + 1.0f;
+    p = p * r + 1.0f;
+    return p * (Vec)((__builtin_convertvector(n, Ints) + 127) << 23);
 }
 
 struct Share {
