@@ -1,5 +1,6 @@
 """The model in the hands of `decode.cpp`: weights packed once, and slots of keys and values for it."""
 
+import contextlib
 import ctypes
 import math
 import mmap
@@ -211,7 +212,8 @@ class _Arena:
         # Private, since shared memory gets no huge pages; with room for alignment, and for reading ahead.
         self._map = mmap.mmap(-1, n_bytes + 2 * _HUGE_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         if hasattr(mmap, "MADV_HUGEPAGE"):
-            self._map.madvise(mmap.MADV_HUGEPAGE)
+            with contextlib.suppress(OSError):  # a kernel without them
+                self._map.madvise(mmap.MADV_HUGEPAGE)
         self._bytes = torch.frombuffer(self._map, dtype=torch.uint8)
         self._used = -self._bytes.data_ptr() % _HUGE_BYTES
 
