@@ -47,10 +47,10 @@ def test_weights_lie_where_huge_pages_can_be(tiny_config: ModelConfig, make_mode
     reader = NativeReader(make_model(tiny_config), n_slots=1, weights="fp32")
     address = reader._keys.data_ptr()
     for line in Path("/proc/self/maps").read_text().splitlines():
-        if match := re.match(r"([0-9a-f]+)-([0-9a-f]+) (\S+) ", line):
-            if int(match[1], 16) <= address < int(match[2], 16):
-                assert match[3] == "rw-p"
-                return
+        match = re.match(r"([0-9a-f]+)-([0-9a-f]+) (\S+) ", line)
+        if match and int(match[1], 16) <= address < int(match[2], 16):
+            assert match[3] == "rw-p"
+            return
     pytest.fail("the memory was not found")
 
 
