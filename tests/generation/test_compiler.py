@@ -1,6 +1,7 @@
 """The compiled library: where it is kept, and what is said where it cannot be had."""
 
 import ctypes
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from generation_helpers import BACKENDS, GREEDY, make_decoder
 from smalllm.config import ModelConfig
 from smalllm.errors import ConfigError
 from smalllm.generation.compiler import load_library
+from smalllm.generation.native import NativeReader
 from smalllm.model.gpt import GPT
 
 pytestmark = pytest.mark.skipif("compiled" not in BACKENDS, reason="decode.cpp cannot be compiled here")
@@ -38,6 +40,18 @@ def test_a_folder_that_others_may_write_is_not_trusted(tmp_path: Path, monkeypat
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert isinstance(load_library(), ctypes.CDLL)
     assert not list((tmp_path / "smalllm").iterdir())
+
+
+def test_weights_lie_where_huge_pages_can_be(tiny_config: ModelConfig, make_model: Callable[..., GPT]) -> None:
+    """In private memory: shared memory, which `mmap` gives by default, gets none."""
+    reader = NativeReader(make_model(tiny_config), n_slots=1, weights="fp32")
+    address = reader._keys.data_ptr()
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        match = re.match(r"([0-9a-f]+)-([0-9a-f]+) (\S+) ", line)
+        if match and int(match[1], 16) <= address < int(match[2], 16):
+            assert match[3] == "rw-p"
+            return
+    pytest.fail("the memory was not found")
 
 
 @pytest.mark.parametrize(("compiler", "says"), [("false", "false"), ("/none/g++", "/none/g"), ("", "no C")])

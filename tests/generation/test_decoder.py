@@ -79,12 +79,15 @@ def test_a_seed_decides_a_sequence_whatever_else_is_in_the_batch(
 
 
 @needs_compiler
-def test_compiled_logits_do_not_depend_on_the_batch_by_a_bit(any_config: ModelConfig, make_model: MakeModel) -> None:
-    model = make_model(replace(any_config, context_length=96))
-    rows = [torch.randint(61, (n,), generator=torch.Generator().manual_seed(n)).tolist() for n in (90, 1, 7, 33, 64)]
+@pytest.mark.parametrize("matrix_unit", [True, False])
+def test_compiled_logits_do_not_depend_on_the_batch_by_a_bit(
+    any_config: ModelConfig, make_model: MakeModel, matrix_unit: bool
+) -> None:
+    model = make_model(replace(any_config, context_length=130))
+    rows = [torch.randint(61, (n,), generator=torch.Generator().manual_seed(n)).tolist() for n in (90, 1, 7, 33, 128)]
     for weights in ("fp32", "bf16", "int8"):
-        reader = NativeReader(model, n_slots=20, weights=weights)
-        together = reader.read(range(5), rows, [0] * 5)
+        reader = NativeReader(model, n_slots=20, weights=weights, matrix_unit=matrix_unit)
+        together = reader.read(range(5), rows, [0] * 5).clone()
         for i, row in enumerate(rows):
             assert torch.equal(reader.read([9], [row], [0])[0], together[i])
             for start in range(0, len(row), 5):  # in pieces, too
@@ -100,17 +103,18 @@ def test_both_readers_give_the_logits_of_the_model(any_config: ModelConfig, make
     for backend in BACKENDS:
         reader = make_decoder(model, n_slots=3, backend=backend)._reader
         ids = torch.randint(61, (3, 14), generator=torch.Generator().manual_seed(0))
-        found = [reader.read([2, 0, 1], ids[:, :9].tolist(), [0] * 3)]
+        found = [reader.read([2, 0, 1], ids[:, :9].tolist(), [0] * 3).clone()]
         for t in range(9, 14):
-            found.append(reader.read([2, 0, 1], ids[:, t : t + 1].tolist(), [t] * 3))
+            found.append(reader.read([2, 0, 1], ids[:, t : t + 1].tolist(), [t] * 3).clone())
         expected = model(ids).detach()[:, 8:]
         torch.testing.assert_close(torch.stack(found, dim=1), expected, rtol=1e-4, atol=2e-5)  # other sums: 2 ulp
 
 
 @needs_compiler
+@pytest.mark.parametrize("matrix_unit", [True, False])
 @pytest.mark.parametrize(("weights", "most"), [("bf16", 0.02), ("int8", 0.06)])
 def test_narrow_weights_are_near_and_exactly_those_rounded(
-    any_config: ModelConfig, make_model: MakeModel, weights: str, most: float
+    any_config: ModelConfig, make_model: MakeModel, weights: str, most: float, matrix_unit: bool
 ) -> None:
     model, rounded = make_model(any_config), make_model(any_config)
     for module in rounded.modules():
@@ -120,7 +124,8 @@ def test_narrow_weights_are_near_and_exactly_those_rounded(
             narrow = w.bfloat16().float() if weights == "bf16" else q * scale[:, None]
             module.weight = torch.nn.Parameter(narrow)  # a tied embedding stays as it was
     row = torch.randint(61, (16,), generator=torch.Generator().manual_seed(1))
-    (found,) = NativeReader(model, n_slots=1, weights=weights).read([0], [row.tolist()], [0])
+    reader = NativeReader(model, n_slots=1, weights=weights, matrix_unit=matrix_unit)
+    (found,) = reader.read([0], [row.tolist()], [0])
     expected, full = rounded(row[None])[0, -1].detach(), model(row[None])[0, -1].detach()
     # What is left is the cache in BF16: 8 bits of each key and value.
     assert (found - expected).abs().max() < 0.01 * full.abs().max()

@@ -15,6 +15,7 @@ import torch
 from smalllm import runtime
 
 SOURCE = Path(__file__).with_name("decode.cpp")
+_SOURCES = [SOURCE, *sorted(SOURCE.parent.glob("*.h"))]
 _FLAGS = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-fopenmp", "-fno-math-errno", "-fno-trapping-math")
 _TIMEOUT_S = 120
 
@@ -40,7 +41,13 @@ def load_library() -> ctypes.CDLL | str:
 def _built(compiler: str) -> Path:
     """The library's file, named by all that decides what is in it; made if it is not there."""
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True).stdout
-    facts = [SOURCE.read_text(encoding="utf-8"), *_FLAGS, version, torch.__version__, torch.__file__]
+    facts = [
+        *(path.read_text(encoding="utf-8") for path in _SOURCES),
+        *_FLAGS,
+        version,
+        torch.__version__,
+        torch.__file__,
+    ]
     facts += [runtime.cpu_name(), *sorted(runtime.cpu_flags())]
     name = hashlib.sha256("\n".join(facts).encode()).hexdigest()[:24]
     folder = _cache_folder()

@@ -1,5 +1,6 @@
 """The model in the hands of `decode.cpp`: weights packed once, and slots of keys and values for it."""
 
+import contextlib
 import ctypes
 import math
 import mmap
@@ -17,7 +18,9 @@ from smalllm.model.gpt import GPT, Attention, Block
 KINDS = {"fp32": 0, "bf16": 1, "int8": 2}
 _WEIGHT_BYTES = {"fp32": 4, "bf16": 2, "int8": 1}
 _LANES = 16
-_MOST_ROWS = 64
+_TILE_OUTPUTS = 32
+_TILE_INPUT_BYTES = 64
+_MOST_ROWS = 128
 _HUGE_BYTES = 2 << 20
 _BYTES_PER_THREAD = 512 << 10
 
@@ -40,7 +43,9 @@ _SIZES = ("n_layers", "n_heads", "n_kv_heads", "d_model", "d_head", "d_ff", "n_r
 
 
 class _Model(ctypes.Structure):
-    _fields_ = [(name, ctypes.c_int64) for name in (*_SIZES, "n_threads", "is_rms", "kind", "cache_kind", "k_stride")]
+    _fields_ = [
+        (name, ctypes.c_int64) for name in (*_SIZES, "n_threads", "is_rms", "kind", "cache_kind", "k_stride", "tiles")
+    ]
     _fields_ += [("eps", ctypes.c_double)]
     _fields_ += [(name, ctypes.c_void_p) for name in ("embedding", "places", "cos", "sin", "layers")]
     _fields_ += [("norm", _Norm), ("head", _Matrix)]
@@ -55,12 +60,15 @@ class NativeReader:
         n_slots: sequences that are held at once.
         weights: fp32, bf16, or int8 with one scale per output (symmetric, rounded to the nearest).
         n_threads: absent: PyTorch's.
+        matrix_unit: use AMX where the CPU has it and the system lets us: for weights in BF16 and int8.
 
     Raises:
         ConfigError: there is no compiled library; the message says why.
     """
 
-    def __init__(self, model: GPT, *, n_slots: int, weights: str, n_threads: int | None = None) -> None:
+    def __init__(
+        self, model: GPT, *, n_slots: int, weights: str, n_threads: int | None = None, matrix_unit: bool = True
+    ) -> None:
         library = load_library()
         if isinstance(library, str):
             raise ConfigError(f"the compiled decoder cannot be used: {library}")
@@ -75,6 +83,7 @@ class NativeReader:
         self._arena = _Arena(_packed_bytes(model, weights) + 2 * cache_bytes)
         self._keys, self._values = self._arena.place(cache, dtype), self._arena.place(cache, dtype)
         self._kind = weights
+        self._has_tiles = matrix_unit and weights != "fp32" and bool(library.has_tiles())
         layers = (_Layer * config.n_layers)(*(self._layer(block) for block in model.blocks))  # type: ignore[arg-type]
         self._kept.append(layers)
         self._model = _Model(
@@ -82,7 +91,7 @@ class NativeReader:
             d_head=d_head, d_ff=config.d_ff or 0, n_rows_max=_MOST_ROWS, n_slots=n_slots, n_positions=n_positions,
             n_threads=n_threads or _useful_threads(model, weights), kind=KINDS[weights],
             is_rms=config.norm == "rmsnorm", cache_kind=KINDS["fp32" if weights == "fp32" else "bf16"],
-            k_stride=_whole(d_head), eps=config.norm_eps,
+            k_stride=_whole(d_head), tiles=self._has_tiles, eps=config.norm_eps,
             embedding=self._keep(model.token_embedding.weight),
             places=self._keep(model.position_embedding.weight) if model.position_embedding is not None else None,
             cos=self._keep(model.cos) if model.position_embedding is None else None,
@@ -94,6 +103,7 @@ class NativeReader:
         scratch = torch.zeros(library.scratch_floats(ctypes.byref(self._model)))
         self._model.scratch = self._keep(scratch)
         self._row_stride = self._model.head.n_out
+        self._logits = torch.empty(n_slots, self._row_stride)  # kept: new memory for each step would have to be zeroed
 
     def read(self, slots: Sequence[int], rows: Sequence[Sequence[int]], starts: Sequence[int]) -> Float[Tensor, "B V"]:
         """Add tokens to slots.
@@ -104,9 +114,9 @@ class NativeReader:
             starts: positions that each holds already.
 
         Returns:
-            The logits after the last new token of each slot.
+            The logits after the last new token of each slot, until the next call, which overwrites them.
         """
-        logits = torch.empty(len(slots), self._row_stride)
+        logits = self._logits[: len(slots)]
         for chunk in _chunks(slots, rows, starts):
             ids, at, places, last, where = chunk
             n_logits = len(last)
@@ -148,21 +158,20 @@ class NativeReader:
         return _Norm(self._keep(norm.weight), None if bias is None else self._keep(bias))
 
     def _matrix(self, linears: Sequence[nn.Linear]) -> _Matrix:
-        """One matrix of all their outputs, in blocks of 16 [outputs / 16, inputs, 16]."""
+        """One matrix of all their outputs, in the order in which `decode.cpp` reads it."""
         weight = torch.cat([linear.weight.detach().float() for linear in linears])  # [out, in]
-        n_out, n_in = weight.shape
-        padding = -n_out % _LANES
+        n_in = weight.shape[1]
         scale = bias = None
         if linears[0].bias is not None:
-            biases = torch.cat([linear.bias.detach().float() for linear in linears])
-            bias = self._keep(nn.functional.pad(biases, (0, padding)))
+            bias = self._keep(_padded(torch.cat([linear.bias.detach().float() for linear in linears]), self._has_tiles))
         if self._kind == "int8":
             weight, scales = quantize(weight)
-            scale = self._keep(nn.functional.pad(scales, (0, padding)))
+            scale = self._keep(_padded(scales, self._has_tiles))
         elif self._kind == "bf16":
             weight = weight.bfloat16()
-        blocks = nn.functional.pad(weight, (0, 0, 0, padding)).view(-1, _LANES, n_in).transpose(1, 2)
-        return _Matrix(self._arena.add(blocks), scale, bias, n_out + padding, n_in)
+        weight = _padded(weight, self._has_tiles)
+        ordered = as_tiles(weight) if self._has_tiles else as_blocks(weight)
+        return _Matrix(self._arena.add(ordered), scale, bias, len(weight), n_in)
 
     def _keep(self, tensor: Tensor) -> int:
         """The address of its numbers, in FP32, for as long as this reader lives."""
@@ -176,13 +185,35 @@ def quantize(weight: Float[Tensor, "O I"]) -> tuple[Tensor, Float[Tensor, " O"]]
     return (weight / scale[:, None]).round().clamp(-127, 127).to(torch.int8), scale
 
 
+def as_blocks(weight: Tensor) -> Tensor:
+    """A matrix [outputs, inputs] in the order of `products.h`: [outputs / 16, inputs, 16]."""
+    return weight.view(-1, _LANES, weight.shape[1]).transpose(1, 2)
+
+
+def as_tiles(weight: Tensor) -> Tensor:
+    """A matrix [outputs, inputs] in BF16 or int8 in the order of `tiles.h`: [outputs / 32, inputs / (32 or 64), 2, 16,
+    16, 2 or 4].
+    """
+    n_inputs = _TILE_INPUT_BYTES // weight.element_size()
+    padded = nn.functional.pad(weight, (0, -weight.shape[1] % n_inputs))
+    return padded.view(-1, 2, _LANES, padded.shape[1] // n_inputs, _LANES, n_inputs // _LANES).permute(0, 3, 1, 4, 2, 5)
+
+
+def _padded(tensor: Tensor, has_tiles: bool) -> Tensor:
+    """With zeros after its outputs, the first axis, up to whole blocks."""
+    n_zeros = -len(tensor) % (_TILE_OUTPUTS if has_tiles else _LANES)
+    return torch.cat([tensor, tensor.new_zeros(n_zeros, *tensor.shape[1:])])
+
+
 class _Arena:
     """One piece of memory for matrices and cache, in huge pages where the system has them."""
 
     def __init__(self, n_bytes: int) -> None:
-        self._map = mmap.mmap(-1, n_bytes + 2 * _HUGE_BYTES)  # room for alignment, and for reading ahead
+        # Private, since shared memory gets no huge pages; with room for alignment, and for reading ahead.
+        self._map = mmap.mmap(-1, n_bytes + 2 * _HUGE_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         if hasattr(mmap, "MADV_HUGEPAGE"):
-            self._map.madvise(mmap.MADV_HUGEPAGE)
+            with contextlib.suppress(OSError):  # a kernel without them
+                self._map.madvise(mmap.MADV_HUGEPAGE)
         self._bytes = torch.frombuffer(self._map, dtype=torch.uint8)
         self._used = -self._bytes.data_ptr() % _HUGE_BYTES
 
@@ -206,7 +237,7 @@ def _whole(n: int) -> int:
 def _packed_bytes(model: GPT, weights: str) -> int:
     n_bytes = _WEIGHT_BYTES[weights]
     linears = [module for module in model.modules() if isinstance(module, nn.Linear)]
-    return sum((linear.out_features + 2 * _LANES) * linear.in_features * n_bytes + 64 for linear in linears)
+    return sum((linear.out_features + _TILE_OUTPUTS) * (linear.in_features * n_bytes + 64) for linear in linears)
 
 
 def _useful_threads(model: GPT, weights: str) -> int:
@@ -218,7 +249,7 @@ _Chunk = tuple[list[int], list[int], list[int], list[int], list[int]]
 
 
 def _chunks(slots: Sequence[int], rows: Sequence[Sequence[int]], starts: Sequence[int]) -> Iterator[_Chunk]:
-    """At most 64 tokens at a time: ids, slots, positions; the rows whose logits are wanted, and whose those are."""
+    """At most 128 tokens at a time: ids, slots, positions; the rows whose logits are wanted, and whose those are."""
     ids: list[int] = []
     at: list[int] = []
     places: list[int] = []
