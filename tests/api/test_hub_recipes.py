@@ -32,7 +32,8 @@ from smalllm.recipes import load_recipe, override
 from smalllm.tokenizers import load_tokenizer
 
 RECIPES = (
-    "tinystories", "llama-tiny", "wikipedia", "wikipedia-stream", "wikipedia-stream-medium", "fineweb-edu", "gpt2-124m",
+    "tinystories", "tinystories-modern", "llama-tiny", "wikipedia", "wikipedia-modern", "wikipedia-stream",
+    "wikipedia-stream-medium", "fineweb-edu", "gpt2-124m",
 )  # fmt: skip
 SMALL: dict[str, Any] = {
     **TINY, "model.context_length": 32, "model.d_ff": 64, "train.max_epochs": None, "train.max_tokens": None,
@@ -53,7 +54,7 @@ def real_mirror(recipe: str, folder: Path) -> Path:
     data = real_data()
     if recipe.startswith("wikipedia"):
         return write_wikipedia(folder, parquet_texts(data / "wikipedia")[: 60 if "stream" in recipe else 300])
-    if recipe in ("tinystories", "llama-tiny"):
+    if recipe.startswith(("tinystories", "llama-tiny")):
         stories = [
             s.strip() for s in (data / "tinystories" / "tinystories_10k.txt").read_text().split(EOT) if s.strip()
         ]
@@ -64,7 +65,7 @@ def real_mirror(recipe: str, folder: Path) -> Path:
 def made_mirror(recipe: str, folder: Path) -> Path:
     if recipe.startswith("wikipedia"):
         return write_wikipedia(folder, made_texts(80))
-    if recipe in ("tinystories", "llama-tiny"):
+    if recipe.startswith(("tinystories", "llama-tiny")):
         return write_tinystories(folder, made_texts(80), made_texts(10, seed=1))
     return write_fineweb_edu(folder, made_texts(80))
 
@@ -76,7 +77,7 @@ def reduced(recipe: str, mirror: Path, **changes: Any) -> RunConfig:
 
 
 def tokenizer_of(recipe: str, *, real: bool) -> dict[str, Any]:
-    if recipe in ("tinystories", "llama-tiny"):
+    if recipe.startswith(("tinystories", "llama-tiny")):
         return {"tokenizer.vocab_size": 1000 if real else 300}
     if not real:
         return {"tokenizer.kind": "bytes", "tokenizer.path": None}
