@@ -109,11 +109,15 @@ def test_time_has_an_end(tiny_run: Path) -> None:
 
 
 class Mine(list[bytes]):
-    """Bytes of tokens, one of which cannot be had."""
+    """Bytes of tokens, one of which can be had `n_good` times."""
+
+    n_good = 0
 
     def __getitem__(self, index: Any) -> Any:
         if index == ord("!"):
-            raise RuntimeError("a fault of the tokenizer")
+            self.n_good -= 1
+            if self.n_good < 0:
+                raise RuntimeError("a fault of the tokenizer")
         return super().__getitem__(index)
 
 
@@ -143,6 +147,17 @@ def test_an_error_ends_the_requests_it_meets_and_no_others(loaded: Run, caplog: 
         assert b'smalllm_steps_failed_total{model="tiny"} 1' in web.ask("/metrics").body
         events = web.stream(prompt="a", logit_bias={"33": 100.0})
         assert events[-1]["error"]["code"] == "failed"
+
+
+def test_an_error_beside_a_last_token_does_not_end_the_thread(loaded: Run, caplog: pytest.LogCaptureFixture) -> None:
+    tokenizer = Faulty(loaded.tokenizer)
+    tokenizer.token_bytes.n_good = 1  # the first sequence ends well, in the step in which the second fails
+    model = serve_run(replace(loaded, tokenizer=tokenizer), name="tiny", n_slots=2)
+    with running([model]) as web, caplog.at_level(logging.CRITICAL):
+        answer = web.ask("/v1/completions", {"prompt": ["a", "a"], "max_tokens": 1, "logit_bias": {"33": 100.0}})
+        assert answer.status == 500 and answer.error["code"] == "failed"
+        assert web.ask("/health").json["status"] == "ok" and web.is_idle()
+        assert web.complete(prompt="a", max_tokens=1, logit_bias={"33": -100.0})["choices"]
 
 
 def test_health_tells_when_a_model_has_ended(tiny_run: Path) -> None:

@@ -227,7 +227,8 @@ class Engine:
         for slot in [slot for slot, (whose, _) in self._of_slot.items() if whose is ticket]:
             del self._of_slot[slot]
             self._unread.pop(slot, None)
-            self._decoder.remove(slot)
+            if slot in self._decoder.active:  # else it had its last token in the very step that failed
+                self._decoder.remove(slot)
         ticket.error = error
         ticket.is_over = True
         self._wake([ticket])
