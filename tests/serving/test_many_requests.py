@@ -87,6 +87,22 @@ def test_a_request_whose_client_has_gone_is_ended(stream: bool, tiny_run: Path) 
         until(lambda: any(" 499 " in line or stream for line in web.lines))
 
 
+def test_a_client_who_goes_right_after_a_piece_is_noticed(tiny_run: Path) -> None:
+    """Its second sequence waits behind one that does not end, so that no event would tell."""
+    with running([tiny_run], slots=1) as web, web.connect() as going, web.connect() as last:
+        engine, found = web.models[0].engine, b""
+        with start(web, n=1):
+            going.sendall(raw_request(json.dumps({**ENDLESS, "n": 2, "max_tokens": 1, "stream": True})))
+            until(lambda: engine.n_waiting == 2)
+            last.sendall(raw_request(json.dumps({**ENDLESS, "n": 1})))
+            until(lambda: engine.n_waiting == 3)
+        while b"data:" not in found:
+            found += going.recv(65_536)
+        going.close()
+        until(lambda: engine.n_waiting == 0, seconds=2)
+        assert engine.n_active == 1
+
+
 def test_a_full_queue_is_told(tiny_run: Path) -> None:
     with running([tiny_run], slots=1, limits=Limits(waiting=20, grace_s=0.2)) as web:
         with start(web):
