@@ -115,6 +115,20 @@ def test_a_full_queue_is_told(tiny_run: Path) -> None:
         assert web.complete(prompt="a", n=8)
 
 
+def test_a_refused_request_leaves_no_prompt_to_be_scored(tiny_run: Path) -> None:
+    with running([tiny_run], limits=Limits(waiting=4, grace_s=0.2)) as web:
+        engine, go_on = web.models[0].engine, threading.Event()
+        until(lambda: engine.is_alive)
+        held = engine.compute(lambda: go_on.wait(PATIENCE_S))
+        until(held.running)
+        answer = web.ask("/v1/completions", {"prompt": ["a"] * 8, "echo": True, "logprobs": 0, "max_tokens": 0})
+        assert answer.status == 503 and answer.error["code"] == "overloaded"
+        until(lambda: all(future.cancelled() for future, _ in engine._calls), seconds=2)
+        go_on.set()
+        until(web.is_idle)
+        assert web.complete(prompt=["a"] * 4, echo=True, logprobs=0, max_tokens=0)["choices"]
+
+
 def test_time_has_an_end(tiny_run: Path) -> None:
     with running([tiny_run], limits=Limits(request_s=0.4, grace_s=0.2)) as web:
         answer = web.ask("/v1/completions", ENDLESS)

@@ -147,10 +147,11 @@ class Engine:
             self._end(ticket, None)
 
     def _compute_one(self) -> None:
-        if not self._calls:
-            return
-        future, function = self._calls.popleft()
-        if not future.set_running_or_notify_cancel():
+        while self._calls:
+            future, function = self._calls.popleft()
+            if future.set_running_or_notify_cancel():  # else it was for somebody who has gone
+                break
+        else:
             return
         try:
             found = function()

@@ -77,7 +77,12 @@ class Plan:
         """The continuations, nothing written yet; where prompts are repeated with log-probabilities, these are
         computed here.
         """
-        echoes = await asyncio.gather(*map(self._echo, self.prompts))
+        tasks = [asyncio.ensure_future(self._echo(ids)) for ids in self.prompts]
+        try:
+            echoes = await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:  # where one was refused, the others are for nobody
+                task.cancel()
         return [
             Choice(
                 p * self.n + i,
