@@ -22,9 +22,9 @@ Found = TypeVar("Found")
 class Engine:
     """Runs a decoder for many requests.
 
-    Requests take turns: where several wait, each in turn gets the next free slot, so that one of many sequences holds
-    up nobody. A sequence is let in only when its prompt can be read in the next step. Between two steps at most one
-    other computation runs, so that those who score prompts and those who write share the model.
+    Requests take turns: where several wait, each in turn gets the next free slot, so that one of many sequences
+    lets others in between. A sequence is let in only when its prompt can be read in the next step. Between two steps at
+    most one other computation runs, so that those who score prompts and those who write share the model.
 
     Args:
         decoder: nobody else's.

@@ -161,7 +161,7 @@ async def ids_of(served: Served, prompt: Prompt, *, param: str) -> list[int]:
     """A prompt as the model reads it; an empty one as the token that begins a document.
 
     Raises:
-        RequestError: an id that does not exist, or a text that is certainly too long.
+        RequestError: an id that does not exist.
     """
     run = served.run
     if not isinstance(prompt, str):
