@@ -28,7 +28,7 @@ from smalllm.recipes import load_recipe, recipe_names
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
-TAKES_RECIPE = ("prepare", "train", "find-lr", "plan")
+TAKES_RECIPE = ("prepare", "train", "find-lr", "plan", "bench train")
 
 
 def page(name: str) -> str:
@@ -75,17 +75,13 @@ def problem_with(command: str) -> str | None:
 
 def parse_as(name: str, arguments: list[str]) -> None:
     module = importlib.import_module(f"smalllm.cli.{name.replace('-', '_')}")
-    if hasattr(module, "OPTIONS"):  # a command of commands: the next word says which
-        if arguments[:1] == ["train"] and len(arguments) == 1:
+    if name == "bench":  # a command of commands: the next word says which
+        if not arguments:
             return
-        if arguments[:1] == ["train"]:
-            config, rest, _ = split_recipe(
-                ["stories" if "RECIPE" in arguments else arguments[1], *arguments[2:]], command="bench train"
-            )
-            parse(module.OPTIONS["train"], rest, command="bench train", config=config)
-        elif arguments:
-            parse(module.OPTIONS[arguments[0]], arguments[1:], command=f"{name} {arguments[0]}")
-        return
+        name, arguments = f"bench {arguments[0]}", arguments[1:]
+        if name[6:] not in module.WHAT:
+            raise KeyError(name)
+        module = importlib.import_module(f"smalllm.cli.{name.replace(' ', '.')}")
     options = module.Options
     if name in TAKES_RECIPE and arguments:
         # a configuration file that a reader has, and we have not, stands for any recipe

@@ -26,7 +26,7 @@ STORIES_ONLY = {"floor", "generated"}
 @pytest.fixture(scope="module")
 def example(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which the README's Python example has run, made smaller by a longer list of changes."""
-    found = re.search(r"^```python\n(.*?)^```", README, flags=re.DOTALL | re.MULTILINE)
+    found = re.search(r"^## In Python\n+```python\n(.*?)^```", README, flags=re.DOTALL | re.MULTILINE)
     assert found and len(found[1].splitlines()) <= 11
     given, small = '"train.max_steps": 500', {
         "train.max_steps": 4, "train.tokens_per_step": 64, "train.log_every": 2, "train.threads": 1,

@@ -104,7 +104,7 @@ def test_a_crash_costs_time_only(whole: Whole, tmp_path: Path, step: int) -> Non
         train(whole.config, out=tmp_path / "run", progress=CrashAt(step))
     train_until(LAST, whole.config, tmp_path / "run", resume=True)
     assert_same_run(tmp_path / "run", whole)
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("smalllm-")]
+    assert not [thread for thread in threading.enumerate() if thread.name == "smalllm-read"]
 
 
 @pytest.mark.parametrize("n_workers", [2, 4])

@@ -24,7 +24,7 @@ from smalllm.errors import ConfigError, RunError
 from smalllm.protocols import Progress, Silent
 
 _PATIENCE_S = 120.0
-_WARM_S = 1.0
+_WARM_S = 2.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,8 +45,8 @@ class ServeBench:
         slowest_to_fastest: tokens of the client that got fewest, over those of the one that got most.
         first_token_s: median and 99th percentile of the time from a request to its first token, with all clients [s].
         alone_first_token_s: the same of one client.
-        memory_bytes: resident in the server after one client.
-        memory_growth_bytes: of it through all clients; None where the system does not tell.
+        memory_bytes: resident in the server once all clients were there, so that every slot has been written to.
+        memory_growth_bytes: of it from then to the end; None where the system does not tell.
     """
 
     run: str
@@ -90,7 +90,7 @@ def bench_serve(
     precision: str = "auto",
     progress: Progress | None = None,
 ) -> ServeBench:
-    """Serve a run and ask it.
+    """Serve a run and ask it, greedily.
 
     Args:
         run: a run directory, or one checkpoint.
@@ -120,8 +120,9 @@ def bench_serve(
         _ask_together(port, 1, _WARM_S, sizes)
         progress.say(f"one client for {seconds / 2:g} s")
         alone = _ask_together(port, 1, seconds / 2, sizes)
-        before = _memory_bytes(pid)
         progress.say(f"{clients} clients for {seconds:g} s")
+        _ask_together(port, clients, _WARM_S, sizes)
+        before = _memory_bytes(pid)
         together = _ask_together(port, clients, seconds, sizes)
         memory = before, _memory_bytes(pid)
     what = {"run": str(run), "precision": card["precision"], "clients": clients}
@@ -194,6 +195,7 @@ def _ask(port: int, client: _Client, end_s: float, sizes: tuple[int, int, int], 
         fields = {
             "prompt": [draw.randrange(vocab_size) for _ in range(prompt_tokens)],
             "max_tokens": new_tokens,
+            "temperature": 0,
             "stream": True,
             "stream_options": {"include_usage": True},
         }
