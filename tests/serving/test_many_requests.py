@@ -87,6 +87,22 @@ def test_a_request_whose_client_has_gone_is_ended(stream: bool, tiny_run: Path) 
         until(lambda: any(" 499 " in line or stream for line in web.lines))
 
 
+def test_a_client_who_goes_right_after_a_piece_is_noticed(tiny_run: Path) -> None:
+    """Its second sequence waits behind one that does not end, so that no event would tell."""
+    with running([tiny_run], slots=1) as web, web.connect() as going, web.connect() as last:
+        engine, found = web.models[0].engine, b""
+        with start(web, n=1):
+            going.sendall(raw_request(json.dumps({**ENDLESS, "n": 2, "max_tokens": 1, "stream": True})))
+            until(lambda: engine.n_waiting == 2)
+            last.sendall(raw_request(json.dumps({**ENDLESS, "n": 1})))
+            until(lambda: engine.n_waiting == 3)
+        while b"data:" not in found:
+            found += going.recv(65_536)
+        going.close()
+        until(lambda: engine.n_waiting == 0, seconds=2)
+        assert engine.n_active == 1
+
+
 def test_a_full_queue_is_told(tiny_run: Path) -> None:
     with running([tiny_run], slots=1, limits=Limits(waiting=20, grace_s=0.2)) as web:
         with start(web):
@@ -99,6 +115,20 @@ def test_a_full_queue_is_told(tiny_run: Path) -> None:
         assert web.complete(prompt="a", n=8)
 
 
+def test_a_refused_request_leaves_no_prompt_to_be_scored(tiny_run: Path) -> None:
+    with running([tiny_run], limits=Limits(waiting=4, grace_s=0.2)) as web:
+        engine, go_on = web.models[0].engine, threading.Event()
+        until(lambda: engine.is_alive)
+        held = engine.compute(lambda: go_on.wait(PATIENCE_S))
+        until(held.running)
+        answer = web.ask("/v1/completions", {"prompt": ["a"] * 8, "echo": True, "logprobs": 0, "max_tokens": 0})
+        assert answer.status == 503 and answer.error["code"] == "overloaded"
+        until(lambda: all(future.cancelled() for future, _ in engine._calls), seconds=2)
+        go_on.set()
+        until(web.is_idle)
+        assert web.complete(prompt=["a"] * 4, echo=True, logprobs=0, max_tokens=0)["choices"]
+
+
 def test_time_has_an_end(tiny_run: Path) -> None:
     with running([tiny_run], limits=Limits(request_s=0.4, grace_s=0.2)) as web:
         answer = web.ask("/v1/completions", ENDLESS)
@@ -109,11 +139,15 @@ def test_time_has_an_end(tiny_run: Path) -> None:
 
 
 class Mine(list[bytes]):
-    """Bytes of tokens, one of which cannot be had."""
+    """Bytes of tokens, one of which can be had `n_good` times."""
+
+    n_good = 0
 
     def __getitem__(self, index: Any) -> Any:
         if index == ord("!"):
-            raise RuntimeError("a fault of the tokenizer")
+            self.n_good -= 1
+            if self.n_good < 0:
+                raise RuntimeError("a fault of the tokenizer")
         return super().__getitem__(index)
 
 
@@ -143,6 +177,17 @@ def test_an_error_ends_the_requests_it_meets_and_no_others(loaded: Run, caplog: 
         assert b'smalllm_steps_failed_total{model="tiny"} 1' in web.ask("/metrics").body
         events = web.stream(prompt="a", logit_bias={"33": 100.0})
         assert events[-1]["error"]["code"] == "failed"
+
+
+def test_an_error_beside_a_last_token_does_not_end_the_thread(loaded: Run, caplog: pytest.LogCaptureFixture) -> None:
+    tokenizer = Faulty(loaded.tokenizer)
+    tokenizer.token_bytes.n_good = 1  # the first sequence ends well, in the step in which the second fails
+    model = serve_run(replace(loaded, tokenizer=tokenizer), name="tiny", n_slots=2)
+    with running([model]) as web, caplog.at_level(logging.CRITICAL):
+        answer = web.ask("/v1/completions", {"prompt": ["a", "a"], "max_tokens": 1, "logit_bias": {"33": 100.0}})
+        assert answer.status == 500 and answer.error["code"] == "failed"
+        assert web.ask("/health").json["status"] == "ok" and web.is_idle()
+        assert web.complete(prompt="a", max_tokens=1, logit_bias={"33": -100.0})["choices"]
 
 
 def test_health_tells_when_a_model_has_ended(tiny_run: Path) -> None:

@@ -128,7 +128,8 @@ class EventStream(Response):
             await send({"type": "http.response.body", "body": b"".join(pieces), "more_body": True})
             return
         while True:
-            await ticket.wait()
+            if not gone.done():  # it may have been while this rested
+                await ticket.wait()
             if gone.done():
                 raise ClientGone
             is_over, news = ticket.is_over, defaultdict[int, list[Event]](list)  # first whether, then what
@@ -139,7 +140,7 @@ class EventStream(Response):
                 await send({"type": "http.response.body", "body": b"".join(pieces), "more_body": True})
             if is_over and not ticket.events:
                 break
-            await ticket.rest(0 if ticket.events else _FLUSH_S)
+            await (asyncio.sleep(0) if ticket.events else ticket.rest(_FLUSH_S))
         if isinstance(ticket.error, RequestError):
             raise ticket.error
 

@@ -22,9 +22,9 @@ Found = TypeVar("Found")
 class Engine:
     """Runs a decoder for many requests.
 
-    Requests take turns: where several wait, each in turn gets the next free slot, so that one of many sequences holds
-    up nobody. A sequence is let in only when its prompt can be read in the next step. Between two steps at most one
-    other computation runs, so that those who score prompts and those who write share the model.
+    Requests take turns: where several wait, each in turn gets the next free slot, so that one of many sequences
+    lets others in between. A sequence is let in only when its prompt can be read in the next step. Between two steps at
+    most one other computation runs, so that those who score prompts and those who write share the model.
 
     Args:
         decoder: nobody else's.
@@ -147,10 +147,11 @@ class Engine:
             self._end(ticket, None)
 
     def _compute_one(self) -> None:
-        if not self._calls:
-            return
-        future, function = self._calls.popleft()
-        if not future.set_running_or_notify_cancel():
+        while self._calls:
+            future, function = self._calls.popleft()
+            if future.set_running_or_notify_cancel():  # else it was for somebody who has gone
+                break
+        else:
             return
         try:
             found = function()
@@ -227,7 +228,8 @@ class Engine:
         for slot in [slot for slot, (whose, _) in self._of_slot.items() if whose is ticket]:
             del self._of_slot[slot]
             self._unread.pop(slot, None)
-            self._decoder.remove(slot)
+            if slot in self._decoder.active:  # else it had its last token in the very step that failed
+                self._decoder.remove(slot)
         ticket.error = error
         ticket.is_over = True
         self._wake([ticket])

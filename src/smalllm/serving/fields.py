@@ -1,4 +1,4 @@
-"""The bodies of requests: each field with its type and range, `null` as good as absent.
+"""The bodies of requests: each field with its type and range, `null` as good as absent but for a prompt.
 
 What is not listed is refused with the nearest name: a misspelt option must not be silently without effect.
 """

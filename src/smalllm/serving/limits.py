@@ -22,7 +22,7 @@ class Limits:
     idle_s: float = 20.0
     """Between two requests on one connection; it is closed."""
     write_s: float = 30.0
-    """That a client may read nothing of what waits for it; the connection is cut."""
+    """Until a client has read what waits for it; the connection is cut."""
     request_s: float = 300.0
     """From the whole request to the whole answer; 503, or an error as the last event of a stream."""
     grace_s: float = 3.0
@@ -50,4 +50,4 @@ class Limits:
 
 
 LIMITS = Limits()
-"""What holds where nothing else is said. The lengths in `fields.py` are these."""
+"""What holds where nothing else is said. The lengths in `fields.py` are always these."""

@@ -77,7 +77,12 @@ class Plan:
         """The continuations, nothing written yet; where prompts are repeated with log-probabilities, these are
         computed here.
         """
-        echoes = await asyncio.gather(*map(self._echo, self.prompts))
+        tasks = [asyncio.ensure_future(self._echo(ids)) for ids in self.prompts]
+        try:
+            echoes = await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:  # where one was refused, the others are for nobody
+                task.cancel()
         return [
             Choice(
                 p * self.n + i,
@@ -156,7 +161,7 @@ async def ids_of(served: Served, prompt: Prompt, *, param: str) -> list[int]:
     """A prompt as the model reads it; an empty one as the token that begins a document.
 
     Raises:
-        RequestError: an id that does not exist, or a text that is certainly too long.
+        RequestError: an id that does not exist.
     """
     run = served.run
     if not isinstance(prompt, str):

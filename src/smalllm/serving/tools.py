@@ -39,14 +39,16 @@ async def tokenize(request: Request, models: Sequence[Served], limits: Limits) -
     fields = read_fields(TokenizeFields, await read_json(request, limits))
     served = find_model(models, fields.model)
     run, text = served.run, str(fields.prompt)
-    if fields.add_special_tokens is False:
-        ids = await asyncio.to_thread(run.tokenizer.encode, text)
-    else:
-        ids = await asyncio.to_thread(prompt_ids, text, run.tokenizer, run.config.data)
-    found: dict[str, Any] = {"count": len(ids), "max_model_len": served.context_length, "tokens": ids}
-    if fields.return_token_strs:
-        found["token_strs"] = [token_text(run.tokenizer, i) for i in ids]
-    return json_response(found)
+
+    def response() -> Response:
+        is_bare = fields.add_special_tokens is False
+        ids = run.tokenizer.encode(text) if is_bare else prompt_ids(text, run.tokenizer, run.config.data)
+        found: dict[str, Any] = {"count": len(ids), "max_model_len": served.context_length, "tokens": ids}
+        if fields.return_token_strs:
+            found["token_strs"] = [token_text(run.tokenizer, i) for i in ids]
+        return json_response(found)
+
+    return await asyncio.to_thread(response)
 
 
 async def detokenize(request: Request, models: Sequence[Served], limits: Limits) -> Response:

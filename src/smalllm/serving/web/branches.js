@@ -51,7 +51,7 @@ function wordsOf({ settings }, seed) {
 }
 
 const contextOf = (state, model) => state.models.find(({ id }) => id === model)?.context_length;
-const mayExceed = (text, most) => new TextEncoder().encode(text).length > most; // a token is at least a byte
+const mayExceed = (text, most) => new TextEncoder().encode(text).length >= most; // a token is at least a byte, but for the one that opens a document
 
 // What the model would read next, for one side: the very tokens of its text, else the prompt. No more than it can see.
 export async function promptOf(state, i, signal) {
