@@ -2,6 +2,9 @@
 
 import io
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,7 +12,7 @@ import pytest
 from generation_helpers import BACKENDS
 from run_helpers import prepared_config, train_until
 from smalllm import cli, generate, generate_many, load_run
-from smalllm.cli.interactive import Session
+from smalllm.cli.interactive import Session, complete
 from smalllm.generation.sampling import SamplingConfig
 
 Captured = pytest.CaptureFixture[str]
@@ -203,3 +206,44 @@ def test_bench_generate(capsys: Captured, out: Path) -> None:
     assert cli.main([*words, "--alone"]) == 0 and "prompt tokens/s" in capsys.readouterr().out
     assert cli.main([*words, "--new-tokens", "1"]) == 2 and "--new-tokens at least 2" in capsys.readouterr().err
     assert cli.main([*words, "--new-tokens", "16"]) == 2 and "together more than the context" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("/te", ["/temperature", "/text"]),
+        ("/preset n", ["nucleus"]),
+        ("/past_context ", ["slide", "stop"]),
+        ("/temperature 0", []),
+        ("te", []),
+        ("", []),
+    ],
+)
+def test_tab_completes_commands_and_their_values(line: str, expected: list[str]) -> None:
+    assert complete(line) == expected
+
+
+def test_tab_completes_in_a_terminal(out: Path) -> None:
+    """As a user presses it: /pres Tab space n Tab."""
+    pty = pytest.importorskip("pty")
+    pytest.importorskip("readline")
+    words = [sys.executable, "-m", "smalllm", "generate", str(out), "--interactive"]
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(
+        words, stdin=theirs, stdout=theirs, stderr=theirs, env={**os.environ, "TERM": "dumb"}
+    ) as child:
+        os.close(theirs)
+        seen = b""
+        try:
+            for told, typed in ((b"> ", b"/pres\tn\t\n/settings\n/quit\n"),):
+                while told not in seen:
+                    seen += os.read(ours, 4096)
+                os.write(ours, typed)
+            while piece := os.read(ours, 4096):
+                seen += piece
+        except OSError:  # the other side is closed: it has ended
+            pass
+        finally:
+            child.kill()
+            os.close(ours)
+    assert b"temperature 0.8" in seen and b"top_p 0.9" in seen

@@ -12,6 +12,7 @@ import re
 import statistics
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -153,16 +154,19 @@ def _served(run: str | Path, precision: str) -> Iterator[tuple[int, int]]:
     """A server as a process: its port and its id."""
     words = [sys.executable, "-m", "smalllm", "serve", str(run), "--port", "0", "--quiet", "--precision", precision]
     surroundings = {name: value for name, value in os.environ.items() if name != "SMALLLM_TOKEN"}
-    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=surroundings)
-    assert process.stdout is not None and process.stderr is not None
-    try:
-        address = re.search(r":(\d+)\s*$", process.stdout.readline())
-        if address is None:
-            raise RunError(f"the server did not start: {process.communicate()[1].strip()}")
-        yield int(address[1]), process.pid
-    finally:
-        process.terminate()
-        process.communicate()
+    with tempfile.TemporaryFile("w+") as said:  # not a pipe, which nobody would empty
+        process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=said, text=True, env=surroundings)
+        assert process.stdout is not None
+        try:
+            address = re.search(r":(\d+)\s*$", process.stdout.readline())
+            if address is None:
+                process.wait()
+                said.seek(0)
+                raise RunError(f"the server did not start: {said.read().strip()}")
+            yield int(address[1]), process.pid
+        finally:
+            process.terminate()
+            process.communicate()
 
 
 def _card(port: int) -> dict[str, Any]:

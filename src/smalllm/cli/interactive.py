@@ -26,7 +26,8 @@ Write some text, and the model goes on; Enter alone lets it go on again. Ctrl-C 
   /preset NAME        greedy, conservative or nucleus
   /help               this page
   /quit               end
-  //                  a line of text that begins with /"""
+  //                  a line of text that begins with /
+Tab completes commands, settings and presets."""
 _ACTIONS = ("undo", "retry", "new", "text", "settings", "preset", "help", "quit")
 _SETTINGS: dict[str, Callable[[str], Any]] = {
     "temperature": float,
@@ -153,6 +154,34 @@ class Session:
         self.sampling = changed
 
 
+def complete(line: str) -> list[str]:
+    """What the last word of a line may become: names of commands and settings, and their values."""
+    from smalllm.generation.sampling import PRESETS
+
+    *before, word = line.split(" ")
+    words: dict[str, list[str]] = {
+        "": [f"/{name}" for name in (*_ACTIONS, *_SETTINGS)] if word.startswith("/") else [],
+        "/preset": list(PRESETS),
+        "/past_context": ["slide", "stop"],
+    }
+    return sorted(found for found in words.get(" ".join(before), []) if found.startswith(word))
+
+
+def _edit_lines() -> None:
+    """Line editing, history and completion with Tab, where Python has them."""
+    with contextlib.suppress(ImportError):
+        import readline
+
+        def nth(word: str, n: int) -> str | None:
+            found = complete(readline.get_line_buffer()[: readline.get_endidx()])
+            return found[n] if n < len(found) else None
+
+        readline.set_completer_delims(" ")
+        readline.set_completer(nth)
+        is_libedit = "libedit" in (readline.__doc__ or "")
+        readline.parse_and_bind("bind ^I rl_complete" if is_libedit else "tab: complete")
+
+
 def converse(run: "Run", sampling: "SamplingConfig", *, first: str = "", precision: "DecodePrecision" = "auto") -> int:
     """Read lines until the user ends it.
 
@@ -165,9 +194,7 @@ def converse(run: "Run", sampling: "SamplingConfig", *, first: str = "", precisi
     Returns:
         The exit code.
     """
-    with contextlib.suppress(ImportError):  # line editing and history, where Python has them
-        import readline  # noqa: F401
-
+    _edit_lines()
     session = Session(run, sampling, precision=precision)
     print("/help shows the commands, /quit ends", file=sys.stderr)
     if first:
