@@ -226,7 +226,10 @@ def test_workers_end_with_their_parent(
     with process:
         assert len(pids) == 2 and all(map(is_running, pids))
         process.send_signal(how)
-        process.communicate()
+        try:
+            process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert wait_until(lambda: not any(map(is_running, pids)))
 
 
