@@ -105,19 +105,24 @@ def outside_references(page: str) -> list[str]:
     return [link for links in found for link in links if link and not link.startswith(("#", "data:"))]
 
 
+HEADLESS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-component-update",
+    "--disable-background-networking",
+    "--disable-sync",
+    "--disable-dev-shm-usage",
+)  # Chromium without a screen, that asks nobody on the net
+
+
 def browse(page: Path | str, profile: Path) -> tuple[str, str]:
     """The page's elements after loading in headless Chromium, and what the console said."""
     assert CHROMIUM is not None
     options = [
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-quic",
-        "--no-first-run",
-        "--disable-component-update",
-        "--disable-background-networking",
-        "--disable-sync",
-        "--disable-dev-shm-usage",
+        *HEADLESS,
         f"--user-data-dir={profile}",
         "--enable-logging=stderr",
         "--window-size=390,2000",

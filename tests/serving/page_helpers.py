@@ -12,20 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from report_helpers import CHROMIUM
+from report_helpers import CHROMIUM, HEADLESS
 
-OPTIONS = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-component-update",
-    "--disable-background-networking",
-    "--disable-sync",
-    "--disable-dev-shm-usage",
-    "--remote-debugging-pipe",
-)
+OPTIONS = (*HEADLESS, "--remote-debugging-pipe")
 AS_3_AND_4 = """
 import os, sys
 os.dup2(int(sys.argv[1]), 30), os.dup2(int(sys.argv[2]), 31), os.dup2(30, 3), os.dup2(31, 4)

@@ -158,7 +158,7 @@ def test_a_taken_port_is_told() -> None:
         (["{run}", "--port", "70000"], 2, "65535"),
         (["{run}", "--port", "{taken}"], 1, "cannot be used"),
         (["{run}", "--port", "0", "--token", "a b"], 2, "openssl"),
-        (["{run}", "--port", "0", "--slots", "0"], 2, "n_slots"),
+        (["{run}", "--port", "0", "--slots", "0"], 2, "--slots 0: must be at least 1"),
         (["{run}", "--port", "0", "--precision", "fp8"], 2, "fp8"),
         (["{run}/nothing", "--port", "0"], 1, "nothing"),
         (["{run}/..", "--port", "0"], 1, "checkpoint"),

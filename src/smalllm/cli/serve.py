@@ -50,7 +50,8 @@ def main(arguments: Sequence[str]) -> int:
         for served in models:
             facts = f"{served.card()['n_parameters']:,} parameters, {served.precision}, {served.engine.backend}"
             print(f"  {served.name}: {facts}, context {served.context_length:,}", file=sys.stderr)
-        example = _example(address, models[0].name, has_token=bool(options.token or os.environ.get("SMALLLM_TOKEN")))
+        token = "TOKEN" if options.token else "$SMALLLM_TOKEN" if os.environ.get("SMALLLM_TOKEN") else None
+        example = _example(address, models[0].name, token=token)
         print(f"the page to play: {address}/   try: {example}", file=sys.stderr)
         print("Ctrl-C ends it", file=sys.stderr, flush=True)
 
@@ -68,7 +69,8 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _example(address: str, model: str, *, has_token: bool) -> str:
+def _example(address: str, model: str, *, token: str | None) -> str:
+    """A request to try; `token` as it is to be written, for the token itself is for no terminal."""
     body = json.dumps({"model": model, "prompt": "Once upon a time", "max_tokens": 16})
-    token = ' -H "Authorization: Bearer $SMALLLM_TOKEN"' if has_token else ""
-    return f"curl {address}/v1/completions{token} -d {shlex.quote(body)}"
+    header = "" if token is None else f' -H "Authorization: Bearer {token}"'
+    return f"curl {address}/v1/completions{header} -d {shlex.quote(body)}"

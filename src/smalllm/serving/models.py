@@ -8,6 +8,7 @@ from typing import Any
 
 from smalllm.api.text import DecodePrecision, open_decoder
 from smalllm.config import ModelConfig
+from smalllm.errors import ConfigError
 from smalllm.generation.decoder import MOST_SLOTS
 from smalllm.model.count import count_parameters
 from smalllm.run import Run, load_run
@@ -100,6 +101,8 @@ def serve_run(
     most_waiting: int = LIMITS.waiting,
 ) -> Served:
     """A loaded run with an engine; see `load_models`."""
+    if n_slots is not None and n_slots < 1:
+        raise ConfigError(f"--slots {n_slots}: must be at least 1")
     n_slots = _slots_for(run.config.model) if n_slots is None else n_slots
     decoder = open_decoder(run, n_slots=n_slots, precision=precision, prompt_tokens=_PROMPT_TOKENS)
     rows = read_jsonl(run.dir.metrics) if run.dir.metrics.exists() else []
