@@ -387,13 +387,13 @@ def interruptible() -> Iterator[None]:
 def test_a_second_interrupt_is_not_held_back(interruptible: None) -> None:
     with pytest.raises(KeyboardInterrupt), stop_signals() as stop:
         os.kill(os.getpid(), signal.SIGINT)
-        stop.asked_at -= SAME_S
+        stop.asked_at_s -= SAME_S
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(1)
     with stop_signals(insist=False) as stop:  # torchrun's: it will see to the end itself
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGINT):
             os.kill(os.getpid(), number)
-            stop.asked_at -= SAME_S
+            stop.asked_at_s -= SAME_S
         assert stop.name == "SIGINT"
 
 

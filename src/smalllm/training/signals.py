@@ -19,7 +19,7 @@ class StopRequest:
     """Whether someone asked to stop, and with which signal."""
 
     name: str | None = None
-    asked_at: float = 0.0
+    asked_at_s: float = 0.0
     """By the monotonic clock [s]."""
 
 
@@ -44,8 +44,8 @@ def stop_signals(*, insist: bool = True) -> Iterator[StopRequest]:
 
     def ask(number: int, _frame: FrameType | None) -> None:
         if request.name is None:
-            request.name, request.asked_at = signal.Signals(number).name, time.monotonic()
-        elif insist and time.monotonic() - request.asked_at >= SAME_S:
+            request.name, request.asked_at_s = signal.Signals(number).name, time.monotonic()
+        elif insist and time.monotonic() - request.asked_at_s >= SAME_S:
             give_back()
             signal.raise_signal(number)
 
