@@ -81,6 +81,13 @@ SHAPES: dict[str, tuple[int, dict[str, Any]]] = {
             "train.compile": True,
         },
     ),
+    "8 x 384, context 512, dropout 0.1, compiled": (
+        LARGE,
+        {
+            **LONG, "model.dropout": 0.1, "train.micro_batch_size": 8, "train.tokens_per_step": 4096,
+            "train.compile": True,
+        },
+    ),
     "6 x 256, context 256, dropout 0.1": (
         SMALL, {**NARROW, "model.dropout": 0.1, "train.micro_batch_size": 16, "train.tokens_per_step": 4096}
     ),

@@ -48,6 +48,26 @@ for config, loss_of in ((gpt2, loss_of), (llama, loss_of), (gpt2, masked_loss_of
     except AssertionError:
         print("equal, and a change is seen")
 
+# With dropout the compiled model computes what it drops from keys; eager, where it is told that it is compiled, too.
+model = GPT(dataclasses.replace(llama, mlp="gelu", dropout=0.2), vocab_size=61).train()
+init_weights(model, seed=0)
+def loss_of(model):
+    return F.cross_entropy(model(token_ids).flatten(0, 1), token_ids.flip(0).flatten())
+def dropped(function, seed):
+    torch.manual_seed(seed)
+    return loss_and_gradients(model, function)
+compiled = torch.compile(loss_of, dynamic=False, fullgraph=True)
+plain, really = dropped(loss_of, 1), torch.compiler.is_compiling
+torch.compiler.is_compiling = lambda: True
+eager = dropped(loss_of, 1)
+torch.compiler.is_compiling = really
+torch.testing.assert_close(dropped(compiled, 1), eager)
+for other in (dropped(compiled, 2), plain):
+    assert not torch.allclose(other[1], eager[1])
+model.recompute_every = 1
+torch.testing.assert_close(dropped(torch.compile(loss_of, dynamic=False, fullgraph=True), 1), eager)
+print("dropped alike")
+
 # In BF16 the compiled attention is our own: what the mask hides has no influence, to the last bit.
 model = GPT(llama, vocab_size=61)
 init_weights(model, seed=0)
@@ -76,4 +96,5 @@ def test_compiled_loss_and_gradients_equal_eager_ones() -> None:
     done = subprocess.run([sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("equal, and a change is seen") == 3
+    assert "dropped alike" in done.stdout
     assert done.stdout.split()[-2:] == ["hidden", "seen"]

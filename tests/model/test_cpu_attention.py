@@ -1,4 +1,4 @@
-"""The blockwise backward pass gives the gradients of PyTorch's own attention."""
+"""Attention in blocks gives what PyTorch's does, and its gradients; with dropout, what the definition does."""
 
 from collections.abc import Callable
 
@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from smalllm.model import cpu_attention
+from smalllm.model.dropout import kept, numbered
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -71,3 +72,35 @@ def test_what_the_mask_hides_cannot_overflow() -> None:
     gradients = torch.autograd.grad(cpu_attention.attend(q, k, v, mask).sum(), (k, v))
     assert all(g.isfinite().all() for g in gradients)
     assert gradients[1].flatten().tolist() == [2.0, 0.0, 1.0]
+
+
+RATE, KEY = 0.3, torch.tensor([123_456_789, -987_654_321], dtype=torch.int32)
+
+
+def dropped(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, key: Tensor) -> Tensor:
+    """The definition: a softmax, of which a share is set to 0, times the values."""
+    n = q.shape[2]
+    seen = torch.ones(n, n, dtype=torch.bool).tril() if mask is None else mask
+    scores = (q @ k.transpose(-1, -2) / q.shape[3] ** 0.5).masked_fill(~seen, -torch.inf)
+    share = kept(numbered(scores.shape, device=q.device), RATE, key) / (1 - RATE)
+    return (scores.softmax(-1) * share) @ v
+
+
+@pytest.mark.parametrize("is_masked", [False, True])
+@pytest.mark.parametrize("n_positions", [1, 100, 128, 256, 300])
+def test_attention_with_dropout_and_its_gradients_equal_the_definition(n_positions: int, is_masked: bool) -> None:
+    mask = random_mask(n_positions) if is_masked else None
+
+    def ours(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return cpu_attention.attend(q, k, v, mask, rate=RATE, key=KEY)
+
+    found = outputs_and_gradients(ours, n_positions)
+    expected = outputs_and_gradients(lambda q, k, v: dropped(q, k, v, mask, KEY), n_positions)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_other_dropout_is_noticed() -> None:
+    found = outputs_and_gradients(lambda q, k, v: dropped(q, k, v, None, KEY), 300)
+    other = outputs_and_gradients(lambda q, k, v: cpu_attention.attend(q, k, v, rate=RATE, key=KEY + 1), 300)
+    assert not any(torch.allclose(one, two) for one, two in zip(found, other, strict=True))

@@ -185,15 +185,6 @@ def _resolved(
     runtime.configure(threads=threads, precision=precision)
     environment = ranks.from_first(runtime.environment(device) if ranks.is_first else None)
     environment["processes"] = ranks.n
-    shape = resolve_shape(config.model)
-    environment["attention_kernel"] = find_attention_kernel(
-        device,
-        precision,
-        n_heads=shape.n_heads,
-        d_head=shape.d_head or 1,
-        n_positions=shape.context_length,
-        dropout=shape.dropout,
-    )
     vocab_size = manifest.tokenizer.vocab_size
     fits = fits_here(config, vocab_size=vocab_size, device=device)
     resolved, notices = resolve(
@@ -211,6 +202,16 @@ def _resolved(
         flops_per_token=flops_per_token(config.model, vocab_size=vocab_size),
         fill=windows.n_tokens / (windows.n * config.model.context_length),
         fits=fits,
+    )
+    shape = resolve_shape(resolved.model)
+    environment["attention_kernel"] = find_attention_kernel(
+        device,
+        precision,
+        n_heads=shape.n_heads,
+        d_head=shape.d_head or 1,
+        n_positions=shape.context_length,
+        dropout=shape.dropout,
+        compiled=bool(resolved.train.compile),
     )
     for notice in notices:
         progress.say(notice)

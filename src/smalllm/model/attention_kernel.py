@@ -27,9 +27,16 @@ class _Names(TorchDispatchMode):
 
 
 def find_attention_kernel(
-    device: str, precision: str, *, n_heads: int, d_head: int, n_positions: int, dropout: float = 0.0
+    device: str,
+    precision: str,
+    *,
+    n_heads: int,
+    d_head: int,
+    n_positions: int,
+    dropout: float = 0.0,
+    compiled: bool = False,
 ) -> str:
-    """The kernel of one causal training pass: "cudnn", "flash", "efficient" or "math".
+    """The kernel of one causal training pass: "cudnn", "flash", "efficient", "math", or our own "blocks".
 
     Under autocast the queries, keys and values come out of half-precision products, so they are in half precision here
     too; nobody has to cast them.
@@ -41,7 +48,10 @@ def find_attention_kernel(
         d_head: their width.
         n_positions: of a window.
         dropout: share of the attention weights dropped; on a CPU no fused kernel does that.
+        compiled: whether the model is; then `cpu_attention` does it.
     """
+    if compiled and dropout and device == "cpu":
+        return "blocks"
     q, k, v = (
         torch.zeros(1, n_heads, n_positions, d_head, device=device, dtype=product_dtype(precision), requires_grad=True)
         for _ in range(3)

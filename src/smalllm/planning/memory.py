@@ -30,6 +30,7 @@ from dataclasses import dataclass, replace
 from smalllm import runtime
 from smalllm.config import ModelConfig, OptimConfig, TrainConfig
 from smalllm.model.count import count_parameters, flops_per_token
+from smalllm.model.cpu_attention import BLOCK as ATTENTION_BLOCK
 from smalllm.model.gpt import padded_vocab_size
 from smalllm.recipes.resolve import resolve_shape
 
@@ -205,7 +206,8 @@ def activation_bytes(model: ModelConfig, *, precision: str, compiled: bool) -> i
     nonlinearity. Not compiled, the three projections keep a copy each of the norm's BF16 result, and a norm of
     elementary operations (RMSNorm) its result before the gain.
 
-    Dropout keeps a mask where it applies and, since no flash kernel has it, attention's probabilities.
+    Dropout keeps a mask where it applies and, since no flash kernel has it, attention's probabilities. Compiled, masks
+    are computed again, and the scores of each block of queries are kept, without most of the future.
     """
     c = resolve_shape(model)
     assert c.d_head is not None and c.n_kv_heads is not None and c.d_ff is not None
@@ -219,7 +221,9 @@ def activation_bytes(model: ModelConfig, *, precision: str, compiled: bool) -> i
         stream += a * d if is_gated and a == 2 else 0
         attention += 8 * (d_q + d_kv) if c.qk_norm else 0
     dropped = 0
-    if c.dropout:
+    if c.dropout and compiled:
+        dropped = a * c.n_heads * (c.context_length + ATTENTION_BLOCK) // 2
+    elif c.dropout:
         dropped = 2 * a * d + (14 if a == 2 else 12) * c.n_heads * c.context_length
     return stream + attention + mlp + dropped
 

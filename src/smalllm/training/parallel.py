@@ -184,10 +184,10 @@ def _divide_blocks(model: GPT, mesh: Any) -> None:
     for block in model.blocks:
         attention = cast(Any, block).attention
         plan = {
-            "attention": enters(4),
+            "attention": enters(5),
             **{f"attention.{name}": ColwiseParallel() for name in "qkv"},
             "attention.out": RowwiseParallel(),
-            "mlp": enters(1),
+            "mlp": enters(2),
             "mlp.up": ColwiseParallel(),
             "mlp.down": RowwiseParallel(),
         }

@@ -18,6 +18,7 @@ from smalllm.data.padded import IGNORED
 from smalllm.model.documents import find_documents
 from smalllm.model.gpt import GPT
 from smalllm.optim import guards
+from smalllm.training.cross_entropy import cross_entropy
 from smalllm.training.distributed import ALONE, Ranks
 from smalllm.training.memory import memory_guard
 from smalllm.training.parallel import add_gradients, begin_backward, clip_gradients
@@ -53,6 +54,8 @@ def make_loss_function(
             return _chunked_loss(cast(GPT, model), hidden.flatten(0, 1), targets.flatten())
         with runtime.autocast(device, precision):
             logits = model(token_ids, documents=documents) if documents else model(token_ids)
+        if compile_it and device == "cpu":
+            return cross_entropy(logits.flatten(0, 1), targets.flatten())
         return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED)
 
     def _chunked_loss(model: GPT, hidden: Float[Tensor, "N D"], targets: Int[Tensor, "N"]) -> Float[Tensor, ""]:
