@@ -96,7 +96,7 @@ def train_until(step: int, config: RunConfig, out: Path, **arguments: Any) -> li
     """Train to a step before the last, which saves and needs no report; what was said."""
     progress = StopAt(step)
     result = train(config, out=out, progress=progress, **arguments)
-    assert result == {"stopped": "SIGTERM", "steps": step, "run": str(out)}
+    assert result == {"stopped": "SIGTERM", "steps": step, "saved_steps": step, "run": str(out)}
     return progress.said
 
 

@@ -31,7 +31,7 @@ from smalllm.checkpoint import (
     prune_checkpoints,
     save_checkpoint,
 )
-from smalllm.errors import CheckpointError
+from smalllm.errors import CheckpointError, VersionError
 from smalllm.rundir import RunDir
 
 FILES = ("model.safetensors", "optimizer.safetensors", "state.json", "manifest.json")
@@ -194,6 +194,9 @@ def test_a_newer_format_is_refused_by_version(run: RunDir) -> None:
     path = save(run, 1)
     manifest = json.loads((path / "manifest.json").read_text())
     (path / "manifest.json").write_text(json.dumps(manifest | {"version": 2}))
+    with pytest.raises(VersionError, match=r"version 2, this smalllm reads .* update smalllm"):
+        load_latest(run, notice=print)
+    assert path.exists()  # it is sound: the newer smalllm still finds it under its name
     with pytest.raises(CheckpointError, match="version 2, this smalllm reads"):
         load_checkpoint(path)
 
@@ -345,7 +348,7 @@ def test_a_file_that_may_not_grow(tmp_path: Path) -> None:
         from pathlib import Path
         import torch
         from smalllm.checkpoint import TrainState, save_checkpoint
-        from smalllm.errors import CheckpointError
+        from smalllm.errors import CheckpointError, VersionError
         from smalllm.rundir import RunDir
 
         run = RunDir(Path(sys.argv[1]))

@@ -52,15 +52,15 @@ KNOWN: dict[str, dict[str, Any]] = {
     "tinystories-modern": {
         "data.hub_name": "roneneldan/TinyStories", "tokenizer.kind": "sentencepiece", "tokenizer.vocab_size": 16_000,
         "model.n_layers": 8, "model.d_model": 384, "model.n_heads": 6, "model.context_length": 512,
-        "model.norm": "rmsnorm", "model.mlp": "swiglu", "model.qk_norm": True, "model.init": "zero",
-        "model.tie_embeddings": False, "optim.kind": "muon", "optim.schedule": "linear", "optim.min_lr_ratio": 0.0,
+        "model.norm": "rmsnorm", "model.mlp": "swiglu", "model.qk_norm": False, "model.init": "zero",
+        "model.tie_embeddings": False, "optim.kind": "muon", "optim.schedule": "cosine", "optim.min_lr_ratio": 0.1,
         "train.tokens_per_step": 256 * 512, "train.max_epochs": 10.0, "train.patience": 5,
     },
     "wikipedia-modern": {
         "data.hub_name": "wikimedia/wikipedia", "data.shards": 9, "tokenizer.kind": "gpt2",
         "model.n_layers": 8, "model.d_model": 512, "model.n_heads": 8, "model.context_length": 192,
-        "model.norm": "rmsnorm", "model.mlp": "swiglu", "model.qk_norm": True, "model.init": "zero",
-        "model.tie_embeddings": False, "optim.kind": "muon", "optim.schedule": "linear", "optim.min_lr_ratio": 0.0,
+        "model.norm": "rmsnorm", "model.mlp": "swiglu", "model.qk_norm": False, "model.init": "zero",
+        "model.tie_embeddings": False, "optim.kind": "muon", "optim.schedule": "cosine", "optim.min_lr_ratio": 0.1,
         "train.tokens_per_step": 48 * 192, "train.max_steps": 50_000,
     },
     "wikipedia-stream": {

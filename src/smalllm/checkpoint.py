@@ -27,7 +27,7 @@ from torch import Tensor
 
 from smalllm.checkpoint_manifest import FORMAT, VERSION, read_manifest, sha256_of, sync_file, verify_file
 from smalllm.data.durable import sync_directory
-from smalllm.errors import CheckpointError
+from smalllm.errors import CheckpointError, VersionError
 from smalllm.optim.guards import FIRST_SCALE
 from smalllm.rundir import RunDir, write_text
 from smalllm.sharded import local, part_of
@@ -124,8 +124,15 @@ def save_checkpoint(
 
 
 def mark_best(run: RunDir, step: int) -> None:
-    """Name the checkpoint of `step` as the best one."""
-    write_text(run.checkpoints / "best", f"step-{step:08d}\n")
+    """Name the checkpoint of `step` as the best one.
+
+    Raises:
+        CheckpointError: the file cannot be written.
+    """
+    try:
+        write_text(run.checkpoints / "best", f"step-{step:08d}\n")
+    except OSError as error:
+        raise CheckpointError(f"{run.checkpoints / 'best'}: cannot be written ({error}); check the disk") from error
 
 
 def prune_checkpoints(run: RunDir, *, keep: int) -> None:
@@ -152,12 +159,15 @@ def load_latest(run: RunDir, *, notice: Callable[[str], None]) -> Checkpoint | N
 
     Raises:
         CheckpointError: there are checkpoints, and every one is damaged.
+        VersionError: the newest sound one is a newer smalllm's; it is left where it is.
     """
     paths = checkpoint_paths(run)
     damaged: list[str] = []
     for path in paths:
         try:
             return load_checkpoint(path)
+        except VersionError:
+            raise
         except CheckpointError as error:
             damaged.append(str(error))
             aside = path.with_name(f"damaged-{path.name}")

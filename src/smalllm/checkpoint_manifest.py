@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from smalllm.errors import CheckpointError
+from smalllm.errors import CheckpointError, VersionError
 
 FORMAT, VERSION = "smalllm-checkpoint", 1
 _DAMAGED = "the checkpoint is damaged: restore the file, or delete this checkpoint to use an older one"
@@ -16,7 +16,8 @@ def read_manifest(path: Path) -> dict[str, Any]:
     """The manifest of the checkpoint `path`.
 
     Raises:
-        CheckpointError: missing, damaged, or of a newer smalllm.
+        CheckpointError: missing or damaged.
+        VersionError: of a newer smalllm.
     """
     try:
         manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
@@ -24,9 +25,9 @@ def read_manifest(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path / 'manifest.json'}: missing or damaged ({error}); {_DAMAGED}") from error
     if manifest.get("format") != FORMAT or version > VERSION or not isinstance(files, dict):
-        raise CheckpointError(
+        raise VersionError(
             f"{path}: format {manifest.get('format')!r} version {version}, "
-            f"this smalllm reads {FORMAT!r} up to version {VERSION}"
+            f"this smalllm reads {FORMAT!r} up to version {VERSION}; update smalllm"
         )
     return dict(manifest)
 

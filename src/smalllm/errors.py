@@ -7,6 +7,7 @@
     │   └── EncodingError  a text that a tokenizer could not encode, though it should take any
     ├── RunError           a run directory that cannot be used as asked
     ├── CheckpointError    no checkpoint that can be trusted
+    │   └── VersionError   one that a newer smalllm wrote
     ├── InteropError       a model of another program that cannot be taken in, or one that cannot be given out
     ├── DeviceMemoryError  memory did not hold a forward and backward pass; the weights are untouched
     ├── NonFiniteError     a loss or gradient that is not a number; the weights are untouched
@@ -61,6 +62,10 @@ class RunError(SmalllmError):
 
 class CheckpointError(SmalllmError):
     """No checkpoint that can be trusted."""
+
+
+class VersionError(CheckpointError):
+    """A checkpoint of a format that this smalllm does not know; it is sound, and another smalllm reads it."""
 
 
 class InteropError(SmalllmError):

@@ -189,3 +189,42 @@ def test_muon_keeps_one_moment_of_the_matrices() -> None:
     muon = predict_memory(BASE, OptimConfig(kind="muon"), train, vocab_size=256)
     assert adamw.optimizer == 2 * adamw.weights
     assert muon.optimizer == pytest.approx(adamw.weights + 4 * 256 * 128, rel=0.01)  # the embedding keeps two
+
+
+LARGE = ModelConfig(n_layers=32, n_heads=32, d_model=4096, context_length=2048)
+
+
+def on_gpus(n_data: int, *, model: ModelConfig = LARGE, **changes: Any) -> Memory:
+    train = TrainConfig(
+        micro_batch_size=1, tokens_per_step=2048 * n_data, precision="bf16", compile=False, device="cuda", **changes
+    )
+    return predict_memory(model, ADAMW, train, vocab_size=32_000, n_data=n_data)
+
+
+def test_fsdp_divides_what_lasts() -> None:
+    whole, divided = on_gpus(8), on_gpus(8, parallel="fsdp")
+    assert divided.optimizer == pytest.approx(whole.optimizer / 8, rel=1e-6)
+    assert whole.weights / 8 < divided.weights < whole.weights / 4  # its share, and what is fetched
+    assert divided.total < 0.5 * whole.total
+    assert on_gpus(1, parallel="fsdp") == on_gpus(1)  # alone there is nobody to divide with
+    accumulated = on_gpus(8, parallel="fsdp", activation_checkpointing=1)
+    train = TrainConfig(
+        micro_batch_size=1, tokens_per_step=2 * 8 * 2048, precision="bf16", compile=False, device="cuda",
+        parallel="fsdp", activation_checkpointing=1,
+    )  # fmt: skip
+    twice = predict_memory(LARGE, ADAMW, train, vocab_size=32_000, n_data=8)
+    assert twice.gradients > 2 * accumulated.gradients  # gradients are whole until the last micro-batch
+
+
+def test_tensor_parallel_divides_the_blocks() -> None:
+    whole, divided = on_gpus(1), on_gpus(1, tensor_parallel=4)
+    assert whole.weights / 4 < divided.weights < whole.weights / 3
+    assert divided.optimizer == 2 * divided.weights
+
+
+def test_a_gpu_keeps_no_probabilities_for_dropout() -> None:
+    plain, dropped = on_gpus(1), on_gpus(1, model=replace(LARGE, dropout=0.1))
+    assert plain.activations < dropped.activations < 1.2 * plain.activations
+    on_cpu = TrainConfig(micro_batch_size=1, tokens_per_step=2048, precision="bf16", compile=False, device="cpu")
+    kept = predicted(replace(LARGE, dropout=0.1), on_cpu, vocab_size=32_000)
+    assert kept.activations > 2 * predicted(LARGE, on_cpu, vocab_size=32_000).activations

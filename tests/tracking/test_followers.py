@@ -252,6 +252,21 @@ def test_tail_waits_for_the_end_of_a_line_and_survives_damage(tmp_path: Path) ->
     assert tail.read() == [{"step": 2}, {"step": 4}]
 
 
+def test_tail_reads_a_file_that_was_cut_back_from_its_start(tmp_path: Path) -> None:
+    """As when a run goes back to a checkpoint: no row after that is lost, however long the file becomes again."""
+    path = tmp_path / "rows.jsonl"
+    for step in range(10, 160, 10):
+        append_jsonl(path, {"step": step})
+    tail = Tail(path)
+    assert len(tail.read()) == 15
+    rewind_jsonl(path, step=100)
+    for step in range(110, 300, 10):
+        append_jsonl(path, {"step": step, "again": True})
+    assert [row["step"] for row in tail.read()] == list(range(10, 300, 10))
+    append_jsonl(path, {"step": 300})
+    assert tail.read() == [{"step": 300}]
+
+
 def test_tail_reads_a_long_file_in_pieces(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     rows = [{"step": step, "text": "x" * (3_000_000 if step == 2 else 400_000)} for step in range(8)]

@@ -65,6 +65,8 @@ class Sitting:
     state: TrainState = field(default_factory=TrainState)
     val_losses: Sequence[float] | None = None
     on_row: Callable[[Mapping[str, Any]], None] = lambda row: None
+    on_event: Callable[[TrainState, str], None] = lambda state, what: None
+    full_disk_at: Sequence[int] = ()
     loss_function: LossFunction = LOSS
     rows: list[dict[str, Any]] = field(default_factory=list)
     events: list[str] = field(default_factory=list)
@@ -91,9 +93,12 @@ class Sitting:
         loss = self.val_losses[number] if self.val_losses else LOSS(self.model, *batches(10**6)[0]).item()
         return {"loss": loss, "perplexity": math.exp(loss)}
 
-    def save(self, state: TrainState, is_best: bool) -> None:
+    def save(self, state: TrainState, is_best: bool, is_last: bool) -> bool:
+        if state.step in self.full_disk_at and not is_last:
+            return False
         self.events.append(f"save {state.step}{' best' if is_best else ''}")
         self.saved[state.step] = copy.deepcopy((state, self.model.state_dict(), optimizer_tensors(self.optimizers)))
+        return True
 
     def rewind(self) -> TrainState | None:
         if not self.saved:
@@ -102,6 +107,10 @@ class Sitting:
         self.model.load_state_dict(weights)
         load_optimizer_tensors(self.optimizers, moments)
         return state
+
+    def event(self, state: TrainState, what: str) -> None:
+        self.events.append(f"event {state.step}: {what}")
+        self.on_event(state, what)
 
     def row(self, row: Mapping[str, Any]) -> None:
         self.events.append(f"{row['split']} {row['step']}")
@@ -121,7 +130,7 @@ class Sitting:
             sample=lambda step: self.events.append(f"sample {step}"),
             save=self.save,
             row=self.row,
-            event=lambda state, what: self.events.append(f"event {state.step}: {what}"),
+            event=self.event,
             rewind=self.rewind,
             flops_per_step=10**6,
             peak_flops=1e9,

@@ -32,12 +32,14 @@ def batches(cursor: int) -> Sequence[tuple[Tensor, Tensor]]:
     return [(rows[:4, :-1], rows[:4, 1:]), (rows[4:, :-1], rows[4:, 1:])]
 
 
-def measure(rates: Sequence[float], *, loss_function: Any = LOSS, optim: OptimConfig | None = None) -> RangeTest:
+def measure(
+    rates: Sequence[float], *, loss_function: Any = LOSS, optim: OptimConfig | None = None, is_scaled: bool = False
+) -> RangeTest:
     optim = optim or OptimConfig()
     model = GPT(MODEL, vocab_size=VOCAB)
     init_weights(model, seed=1)
     optimizers = build_optimizers(model, optim)
-    options: dict[str, Any] = {"n_windows": WINDOWS, "seed": 1, "clip_norm": 1.0}
+    options: dict[str, Any] = {"n_windows": WINDOWS, "seed": 1, "clip_norm": 1.0, "is_scaled": is_scaled}
     return run_range_test(model, optimizers, batches, loss_function, rates=rates, peak_lr=optim.lr, **options)
 
 
@@ -160,3 +162,38 @@ def test_a_constant_loss_gives_no_suggestion() -> None:
 
     found = suggest(measure(rising_rates(1e-6, 1.0, steps=30), loss_function=constant))
     assert (found.lr, found.lowest_lr, found.steepest_lr) == (None, None, None)
+
+
+class Narrow(torch.autograd.Function):
+    """A loss whose gradient overflows above 1024, and vanishes below 2."""
+
+    @staticmethod
+    def forward(ctx: Any, loss: Tensor) -> Tensor:
+        return loss.clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return torch.where(grad > 1024, torch.inf, torch.where(grad < 2, 0.0, grad))
+
+
+def narrow_loss(model: nn.Module, token_ids: Tensor, targets: Tensor) -> Tensor:
+    loss: Tensor = Narrow.apply(LOSS(model, token_ids, targets))
+    return loss
+
+
+def test_fp16_is_scaled_as_in_training() -> None:
+    rates = rising_rates(1e-4, 1e-2, steps=12)
+    scaled, wide = (measure(rates, loss_function=f, is_scaled=True) for f in (narrow_loss, LOSS))
+    bare = measure(rates, loss_function=narrow_loss)
+    assert scaled.stopped == "complete" and scaled.losses == wide.losses
+    assert scaled.losses[-1] < scaled.losses[0] - 0.1
+    assert bare.losses[-1] > scaled.losses[-1] + 0.1  # the partner: without a scale nothing is learned
+
+
+def test_a_loss_that_is_not_finite_ends_a_scaled_test_too() -> None:
+    def not_a_number(model: nn.Module, token_ids: Tensor, targets: Tensor) -> Tensor:
+        return LOSS(model, token_ids, targets) * torch.nan
+
+    assert (
+        measure(rising_rates(1e-4, 1e-2, steps=4), loss_function=not_a_number, is_scaled=True).stopped == "not finite"
+    )

@@ -1,6 +1,7 @@
 """Updates that are refused: what is left alone, what goes on, and when the run goes back to a checkpoint."""
 
 import math
+import signal
 from dataclasses import replace
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from test_loop import CONFIG, CONTEXT, LOSS, VOCAB, WINDOWS, Sitting, with_eval, with_train
 from torch import Tensor, nn
 
+from smalllm.checkpoint import TrainState
 from smalllm.errors import NonFiniteError
 from smalllm.optim.optimizers import optimizer_tensors
 from smalllm.training.step import LossFunction, make_loss_function
@@ -122,6 +124,43 @@ def test_a_run_does_not_end_on_what_is_not_finite() -> None:
     with pytest.raises(NonFiniteError, match="step 8: the loss is nan"):
         sitting.run()
     assert max(sitting.saved) == 7
+
+
+def test_what_refused_updates_left_is_not_called_the_best() -> None:
+    """Nothing is saved at step 8, so a lower loss there is no checkpoint's."""
+    losses = [3.0, 1.0, 2.0, 2.5]
+    config = with_eval(with_train(QUIET, max_steps=16, save_every=0), every=4)
+    bad, good = (faulty(config, steps, val_losses=losses) for steps in ({7}, set[int]()))
+    state = bad.run().state
+    assert (state.best_step, state.best_loss, state.n_worse) == (12, 2.0, 1)
+    assert [event for event in bad.events if event.startswith("save")] == ["save 4 best", "save 12 best", "save 16"]
+    assert good.run().state.best_step == 8  # the partner
+
+
+def test_what_a_full_disk_did_not_take_is_not_called_the_best() -> None:
+    config = with_eval(with_train(QUIET, max_steps=16, save_every=0), every=4)
+    sitting = Sitting(config=config, val_losses=[3.0, 1.0, 2.0, 2.5], full_disk_at=[8])
+    state = sitting.run().state
+    assert (state.best_step, state.best_loss) == (12, 2.0)
+    assert max(sitting.saved) == 16 and 8 not in sitting.saved
+
+
+@pytest.mark.parametrize(("factor", "bad", "saved_step"), [(math.nan, {3, 4}, 2), (1e4, {40, 41}, 42)])
+def test_a_signal_while_updates_are_refused(factor: float, bad: set[int], saved_step: int) -> None:
+    """After a spike the weights are saved as they are; after what is not finite they may be unsound, and are not."""
+    config = with_train(QUIET, max_steps=60, save_every=2, skip_spikes=6.0)
+    sitting = faulty(config, bad, factor=factor)
+    refused: list[str] = []
+
+    def ends(state: TrainState, what: str) -> None:
+        refused.append(what)
+        if len(refused) == 2:
+            signal.raise_signal(signal.SIGTERM)
+
+    sitting.on_event = ends
+    outcome = sitting.run()
+    assert outcome.reason == "SIGTERM" and outcome.state.n_refused == 2 and outcome.state.step == max(bad) + 1
+    assert outcome.saved_step == max(sitting.saved) == saved_step
 
 
 def test_without_a_checkpoint_there_is_nothing_to_go_back_to() -> None:

@@ -7,6 +7,7 @@ import resource
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ import pytest
 
 import smalllm
 from run_helpers import StopAt, exact_rows, final_files, prepared_config, train_until
+from smalllm import checkpoint
 from smalllm.api import train
-from smalllm.checkpoint import checkpoint_paths, load_checkpoint
+from smalllm.checkpoint import checkpoint_paths, find_checkpoint, load_checkpoint
 from smalllm.config import RunConfig
 from smalllm.errors import CheckpointError
 from smalllm.rundir import RunDir, read_jsonl
@@ -144,6 +146,31 @@ def test_a_disk_that_fails_while_saving(
     assert_same(tmp_path, whole)
 
 
+def test_a_disk_without_room_for_the_name_of_the_best_is_survived(
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The checkpoint of step 4 has its place; the file that names it the best has none."""
+    write, failed = checkpoint.write_text, []
+
+    def fail_once(path: Path, text: str) -> None:
+        if path.name == "best" and not failed:
+            failed.append(text)
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(path, text)
+
+    monkeypatch.setattr(checkpoint, "write_text", fail_once)
+    progress = Disturbed({})
+    train(with_evaluations(config), out=tmp_path, progress=progress)
+    assert failed == ["step-00000004\n"]
+    assert any("best: cannot be written" in text and "training goes on" in text for text in progress.said)
+    best = load_checkpoint(find_checkpoint(tmp_path))
+    assert best.state.best_step == best.state.step > 4
+
+
+def with_evaluations(config: RunConfig) -> RunConfig:
+    return replace(config, eval=replace(config.eval, every=4))
+
+
 # --- a signal while a checkpoint is being written
 
 
@@ -161,7 +188,8 @@ def test_a_signal_while_saving_lets_it_finish(
 
     monkeypatch.setattr(os, "fsync", interrupted)
     stopped = train(config, out=tmp_path)
-    assert stopped == {"stopped": "SIGTERM", "steps": 5, "run": str(tmp_path)}  # the save at 4, and the next step
+    # the save at 4, and the next step
+    assert stopped == {"stopped": "SIGTERM", "steps": 5, "saved_steps": 5, "run": str(tmp_path)}
     names = [path.name for path in checkpoint_paths(RunDir(tmp_path))]
     assert names == ["step-00000005", "step-00000004"] and not list(RunDir(tmp_path).checkpoints.glob(".writing-*"))
     train_until(LAST, config, tmp_path, resume=True)

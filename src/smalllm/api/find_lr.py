@@ -113,6 +113,7 @@ def _measure(sitting: Sitting, rates: list[float], progress: Progress) -> RangeT
             n_windows=config.train.tokens_per_step // config.model.context_length,
             seed=config.train.seed,
             clip_norm=config.optim.clip_norm,
+            is_scaled=config.train.precision == "fp16",
             on_step=lambda step, loss: progress.advance(step, f"loss {loss:.3f}"),
         )
     finally:

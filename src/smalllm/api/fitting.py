@@ -11,6 +11,7 @@ from smalllm.planning.memory import predict_memory
 from smalllm.protocols import Progress
 from smalllm.recipes import save_config
 from smalllm.recipes.resolve import memory_bytes, micro_batch_size, smaller_micro_batch
+from smalllm.training.distributed import ALONE, Ranks
 
 if TYPE_CHECKING:
     from smalllm.api.sitting import Sitting
@@ -18,14 +19,19 @@ if TYPE_CHECKING:
 _SURE_SHARE = 0.9  # of the memory: predictions are right within 15 %, and a smaller micro-batch is little slower
 
 
-def fits_here(config: RunConfig, *, vocab_size: int, device: str) -> Callable[[TrainConfig], bool]:
-    """Whether a run with these values would fit into `train.memory`, else into what the device has free."""
-    limit = runtime.free_memory_bytes(device)
+def fits_here(
+    config: RunConfig, *, vocab_size: int, device: str, ranks: Ranks = ALONE
+) -> Callable[[TrainConfig], bool]:
+    """Whether a run with these values would fit into `train.memory`, else into what the device has free.
+
+    The processes of a machine share what is free there, but for GPUs, which each has for itself.
+    """
+    limit = runtime.free_memory_bytes(device) // (ranks.n_local if device == "cpu" else 1)
     if config.train.memory is not None:
         limit = min(limit, memory_bytes(config.train.memory))
 
     def fits(train: TrainConfig) -> bool:
-        needed = predict_memory(config.model, config.optim, train, vocab_size=vocab_size)
+        needed = predict_memory(config.model, config.optim, train, vocab_size=vocab_size, n_data=ranks.n_data)
         return needed.total <= _SURE_SHARE * limit
 
     return fits

@@ -66,8 +66,8 @@ def train(
         progress: who is told how it goes.
 
     Returns:
-        What `result.json` holds; nothing in ranks other than 0. A run stopped by a signal is saved and has the key
-        "stopped".
+        What `result.json` holds; nothing in ranks other than 0. A run stopped by a signal has the key "stopped", its
+        "steps", and those of its last checkpoint, "saved_steps".
 
     Raises:
         ConfigError: the configuration has problems, or a field may not change: on a resume, or against
@@ -98,7 +98,8 @@ def train(
             else:
                 outcome = _train_and_close(sitting, hear, progress)
                 if outcome.reason not in ("complete", "patience"):
-                    return {"stopped": outcome.reason, "steps": outcome.state.step, "run": str(run.path)}
+                    where = {"steps": outcome.state.step, "saved_steps": outcome.saved_step}
+                    return {"stopped": outcome.reason, **where, "run": str(run.path)}
         if not ranks.is_first:
             return {}
         if ranks.n > 1:  # those of the ranks that have gone
@@ -157,24 +158,25 @@ def _train(sitting: Sitting, hear: Hear, progress: Progress) -> Outcome:
     tasks = open_tasks(config.eval.tasks, progress=progress) if config.eval.tasks_every else []
     watch = watch_one_batch(sitting, progress) if config.train.overfit_one_batch else None
 
-    def save(state: TrainState, is_best: bool) -> None:
+    def save(state: TrainState, is_best: bool, is_last: bool) -> bool:
         facts = facts_of(sitting.manifest, sitting.tokenizer)
         if sitting.feed is not None:
             facts["stream"] = position_facts(sitting.feed, state.cursor, ranks)
         model = whole_tensors(dict(sitting.model.named_parameters()), keep=ranks.is_first)
         optimizer = whole_tensors(optimizer_tensors(sitting.optimizers), keep=ranks.is_first)
         if not ranks.is_first:
-            return
+            return True
         try:
             save_checkpoint(run, state, model=model, optimizer=optimizer, facts=facts)
+            if is_best:
+                mark_best(run, state.step)
         except CheckpointError as error:
-            if state.step >= (config.train.max_steps or 0) or not checkpoint_paths(run):
+            if is_last or not checkpoint_paths(run):
                 raise
             progress.say(f"WARNING: {error}; training goes on and will try again")
-            return
-        if is_best:
-            mark_best(run, state.step)
+            return False
         prune_checkpoints(run, keep=config.train.keep_checkpoints)
+        return True
 
     def row(values: Mapping[str, Any]) -> None:
         if not ranks.is_first:

@@ -186,7 +186,7 @@ def _resolved(
     environment = ranks.from_first(runtime.environment(device) if ranks.is_first else None)
     environment["processes"] = ranks.n
     vocab_size = manifest.tokenizer.vocab_size
-    fits = fits_here(config, vocab_size=vocab_size, device=device)
+    fits = fits_here(config, vocab_size=vocab_size, device=device, ranks=ranks)
     resolved, notices = resolve(
         config,
         Machine(
@@ -203,16 +203,7 @@ def _resolved(
         fill=windows.n_tokens / (windows.n * config.model.context_length),
         fits=fits,
     )
-    shape = resolve_shape(resolved.model)
-    environment["attention_kernel"] = find_attention_kernel(
-        device,
-        precision,
-        n_heads=shape.n_heads,
-        d_head=shape.d_head or 1,
-        n_positions=shape.context_length,
-        dropout=shape.dropout,
-        compiled=bool(resolved.train.compile),
-    )
+    environment["attention_kernel"] = _attention_kernel(resolved)
     for notice in notices:
         progress.say(notice)
     if config.train.micro_batch_size == "auto" and not fits(resolved.train):
@@ -221,6 +212,19 @@ def _resolved(
             f"with {resolved.train.micro_batch_size} sequence at a time; smalllm plan shows where it goes"
         )
     return ranks.config_from_first(resolved), environment, ranks
+
+
+def _attention_kernel(config: RunConfig) -> str:
+    shape = resolve_shape(config.model)
+    return find_attention_kernel(
+        config.train.device,
+        config.train.precision,
+        n_heads=shape.n_heads,
+        d_head=shape.d_head or 1,
+        n_positions=shape.context_length,
+        dropout=shape.dropout,
+        compiled=bool(config.train.compile),
+    )
 
 
 def _build(
@@ -257,12 +261,13 @@ def _warm_up(sitting: Sitting, loaded: Checkpoint | None, *, began_at: float, pr
         except DeviceMemoryError:
             raise
         except Exception as error:  # the compiler is a program of its own, with failures of its own
-            failed = str(error).splitlines()[0][:200]
+            failed = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
         if any(row[0] for row in ranks.gather([float(bool(failed))])):
             progress.say(f"running uncompiled: torch.compile failed here ({failed or 'in another process'})")
             sitting.config = replace(sitting.config, train=replace(sitting.config.train, compile=False))
             sitting.loss_function = _loss_function(sitting.config, sitting.tokenizer, ranks, compile_it=False)
             uncompile(sitting.model)
+            sitting.environment["attention_kernel"] = _attention_kernel(sitting.config)
     config = sitting.config
     if config.train.max_minutes is not None:
         sitting.optimizers = build_optimizers(sitting.model, config.optim)

@@ -33,7 +33,8 @@ def fit_to_ranks(
 ) -> tuple[RunConfig, list[str]]:
     """The configuration of a resumed run for as many processes as there are now.
 
-    What was resolved for another number of them (threads, micro-batch) is resolved anew, unless it is given.
+    What was resolved for another number of them, or for another division of the model among them, is resolved anew:
+    the micro-batch, and threads unless they are given.
 
     Returns:
         It, and notices.
@@ -41,13 +42,18 @@ def fit_to_ranks(
     Raises:
         ConfigError: they cannot share the windows of a step in equal parts.
     """
-    before, now = read_json(run.environment).get("processes", 1), ranks.n
-    if not stored or before == now:
+    before, now, train = read_json(run.environment).get("processes", 1), ranks.n, config.train
+    if not stored:
         return config, []
-    train = config.train
     n_windows = windows_per_rank(config, max(1, now // train.tensor_parallel))
-    if isinstance(train.micro_batch_size, int):
+    if isinstance(train.micro_batch_size, int) and n_windows % train.micro_batch_size:
         train = replace(train, micro_batch_size=largest_divisor(n_windows, at_most=train.micro_batch_size))
+    if before == now:
+        sizes = f"{config.train.micro_batch_size} to {train.micro_batch_size}"
+        notice = (
+            f"{run.path}: from {sizes} sequences at a time, since each process now has {n_windows} of a step's windows"
+        )
+        return replace(config, train=train), [notice] if train != config.train else []
     if "train.threads" not in changes:
         train = replace(train, threads=None)
     notice = (

@@ -14,6 +14,13 @@ from smalllm.reporting.words import size
 _LINE_EVERY_S = 10.0
 
 
+def stopped(result: Mapping[str, Any]) -> str:
+    """Where a run was stopped, and how much of it is saved."""
+    steps, saved_steps = result["steps"], result["saved_steps"]
+    saved = "everything is saved" if saved_steps == steps else f"saved up to step {saved_steps:,}"
+    return f"stopped by {result['stopped']} at step {steps:,}; {saved}"
+
+
 class TerminalProgress:
     """A bar with the newest numbers under it, redrawn four times a second."""
 

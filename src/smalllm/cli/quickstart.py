@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from smalllm.cli.options import parse
-from smalllm.cli.progress import make_progress
+from smalllm.cli.progress import make_progress, stopped
 from smalllm.reporting.words import count, duration
 
 
@@ -33,11 +33,7 @@ def main(arguments: Sequence[str]) -> int:
 
     result = quickstart(minutes=options.minutes, out=options.out, progress=make_progress())
     if "stopped" in result:
-        print(
-            f"stopped by {result['stopped']} at step {result['steps']:,}; everything is saved; "
-            "run the same command again to continue",
-            file=sys.stderr,
-        )
+        print(f"{stopped(result)}; run the same command again to continue", file=sys.stderr)
         return 1
     if options.json:
         print(json.dumps(result))

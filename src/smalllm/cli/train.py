@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from smalllm.cli.options import DottedConfig, given_fields, parse, split_recipe
-from smalllm.cli.progress import make_progress
+from smalllm.cli.progress import make_progress, stopped
 from smalllm.reporting.words import count, duration
 from smalllm.rundir import is_other_rank
 
@@ -45,11 +45,7 @@ def main(arguments: Sequence[str]) -> int:
     if options.json:
         print(json.dumps(result))
     if "stopped" in result:
-        print(
-            f"stopped by {result['stopped']} at step {result['steps']:,}; everything is saved; continue with: "
-            f"smalllm train {name} --out {out} --resume",
-            file=sys.stderr,
-        )
+        print(f"{stopped(result)}; continue with: smalllm train {name} --out {out} --resume", file=sys.stderr)
         return 1
     if not options.json:
         val, unigram = result["val"], result["unigram"]

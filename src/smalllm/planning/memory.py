@@ -80,9 +80,9 @@ class Memory:
 
 
 def predict_memory(
-    model: ModelConfig, optim: OptimConfig, train: TrainConfig, *, vocab_size: int, data_bytes: int = 0
+    model: ModelConfig, optim: OptimConfig, train: TrainConfig, *, vocab_size: int, data_bytes: int = 0, n_data: int = 1
 ) -> Memory:
-    """What a run of this shape will need at its peak.
+    """What a process of a run of this shape will need at its peak.
 
     Args:
         model: the shape.
@@ -90,6 +90,7 @@ def predict_memory(
         train: resolved: micro-batch, precision, compilation and device.
         vocab_size: real token ids.
         data_bytes: of shards that the run will read.
+        n_data: processes that share the windows of a step; with `train.parallel = "fsdp"` they share the weights too.
     """
     n_rows, compiled, on_cpu = padded_vocab_size(vocab_size), bool(train.compile), train.device == "cpu"
     count = count_parameters(model, vocab_size=n_rows)
@@ -98,20 +99,28 @@ def predict_memory(
     item = runtime.product_dtype(train.precision).itemsize
     # Besides the most that is kept, and gradients, the many small tensors of a block, forward and backward (not
     # attention's probabilities, which are few and large). A block that is computed again leaves as many a second time.
-    small = activation_bytes(replace(model, dropout=0.0), precision=train.precision, compiled=compiled)
+    small = activation_bytes(replace(model, dropout=0.0), train)
     most = max(moment.activations for moment in moments)
-    comes_and_goes = most + 4 * count.total + 2 * small * _n_tokens(model, train)
+    n_tokens = _n_tokens(model, train)
+    comes_and_goes = most + 4 * count.total + 2 * small * n_tokens
     n_passes = 1 + sum(_recomputed(model, train)) / model.n_layers
+    share = (count.blocks / train.tensor_parallel + count.total - count.blocks) / count.total
+    is_sharded, accumulates = train.parallel == "fsdp" and n_data > 1, train.tokens_per_step > n_data * n_tokens
+    kept, gathered = share / n_data if is_sharded else share, 0
+    if is_sharded:  # all but the blocks, and two of them, the next being fetched while one works
+        gathered = 4 * (count.total - count.blocks) + 8 * count.blocks // (model.n_layers * train.tensor_parallel)
+    gradients = peak.gradients * (share if accumulates or not is_sharded else kept)
+    scoring = _scoring_bytes(model, n_rows=n_rows, item=item) + (4 * count.total if kept < 1 else 0)  # by a whole model
     return Memory(
         process=PROCESS_BYTES + (COMPILER_BYTES if compiled else 0) if on_cpu else 0,
-        weights=4 * count.total,
-        optimizer=_optimizer_bytes(model, optim, n_parameters=count.total),
-        gradients=peak.gradients,
+        weights=int(4 * count.total * kept) + gathered,
+        optimizer=int(_optimizer_bytes(model, optim, n_parameters=count.total) * kept),
+        gradients=int(gradients) + (0 if accumulates else gathered),
         casts=peak.casts,
         activations=peak.activations,
         logits=peak.logits,
         update=peak.update,
-        evaluation=max(0, _scoring_bytes(model, n_rows=n_rows, item=item) - peak.total),
+        evaluation=max(0, scoring - peak.total),
         heap=int(HEAP_SHARE[compiled] * n_passes * comes_and_goes) if on_cpu else 0,
         data=data_bytes if on_cpu else 0,
     )
@@ -140,7 +149,7 @@ def _moments(model: ModelConfig, optim: OptimConfig, train: TrainConfig, *, n_ro
     total = 4 * count_parameters(model, vocab_size=n_rows).total
     block = count_parameters(model, vocab_size=1).blocks // model.n_layers  # parameters
     head = n_rows * model.d_model
-    whole = n_tokens * activation_bytes(model, precision=train.precision, compiled=compiled)
+    whole = n_tokens * activation_bytes(model, train)
     again = _recomputed(model, train)
     kept = [4 * n_tokens * model.d_model if is_again else whole for is_again in again]
     lasting = total if train.tokens_per_step > n_tokens else 0
@@ -198,7 +207,7 @@ def _muon_bytes(model: ModelConfig) -> int:
     )
 
 
-def activation_bytes(model: ModelConfig, *, precision: str, compiled: bool) -> int:
+def activation_bytes(model: ModelConfig, train: TrainConfig) -> int:
     """What one block keeps of one token for its backward pass [bytes].
 
     With a bytes for a number in a product: the stream before each norm and the norm's result, queries, keys and
@@ -206,10 +215,11 @@ def activation_bytes(model: ModelConfig, *, precision: str, compiled: bool) -> i
     nonlinearity. Not compiled, the three projections keep a copy each of the norm's BF16 result, and a norm of
     elementary operations (RMSNorm) its result before the gain.
 
-    Dropout keeps a mask where it applies and, since no flash kernel has it, attention's probabilities. Compiled, masks
-    are computed again, and the scores of each block of queries are kept, without most of the future.
+    Dropout keeps a mask where it applies and, since no flash kernel of a CPU has it, attention's probabilities.
+    Compiled for a CPU, masks are computed again, and the scores of each block of queries are kept, without most of the
+    future.
     """
-    c = resolve_shape(model)
+    c, compiled, precision = resolve_shape(model), bool(train.compile), train.precision
     assert c.d_head is not None and c.n_kv_heads is not None and c.d_ff is not None
     a = runtime.product_dtype(precision).itemsize
     d, d_q, d_kv, is_gated = c.d_model, c.n_heads * c.d_head, c.n_kv_heads * c.d_head, c.mlp == "swiglu"
@@ -221,7 +231,9 @@ def activation_bytes(model: ModelConfig, *, precision: str, compiled: bool) -> i
         stream += a * d if is_gated and a == 2 else 0
         attention += 8 * (d_q + d_kv) if c.qk_norm else 0
     dropped = 0
-    if c.dropout and compiled:
+    if c.dropout and train.device != "cpu":
+        dropped = 2 * a * d
+    elif c.dropout and compiled:
         dropped = a * c.n_heads * (c.context_length + ATTENTION_BLOCK) // 2
     elif c.dropout:
         dropped = 2 * a * d + (14 if a == 2 else 12) * c.n_heads * c.context_length

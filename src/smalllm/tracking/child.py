@@ -31,15 +31,21 @@ _NICENESS = 10  # training comes first
 
 
 class Tail:
-    """The lines of a JSON-lines file, as they are written; it need not be there yet."""
+    """The lines of a JSON-lines file, as they are written; it need not be there yet.
+
+    Where a shorter file takes its place, as when a run goes back to a checkpoint, it is read from its start.
+    """
 
     def __init__(self, path: Path) -> None:
-        self._path, self._at = path, 0
+        self._path, self._at, self._file = path, 0, (0, 0)
 
     def read(self) -> list[dict[str, Any]]:
         """The rows that are complete and were not read before, about a megabyte of them at most."""
         try:
             with open(self._path, "rb") as file:
+                facts = os.fstat(file.fileno())
+                if self._file != (facts.st_dev, facts.st_ino) or facts.st_size < self._at:
+                    self._at, self._file = 0, (facts.st_dev, facts.st_ino)
                 file.seek(self._at)
                 text = file.read(_CHUNK_BYTES)
                 if b"\n" not in text:

@@ -47,8 +47,9 @@ class Parts:
     """Write samples of the model at a step."""
     tasks: Callable[[], Iterable[Mapping[str, Any]]] = tuple
     """The measures of each task of the model as it is."""
-    save: Callable[[TrainState, bool], None]
-    """Write a checkpoint; True: it is the best so far. May raise only if the run must stop."""
+    save: Callable[[TrainState, bool, bool], bool]
+    """Write a checkpoint of a state: the best so far or not, the last of this sitting or not. Whether it was written;
+    the last one raises where it was not."""
     row: Callable[[Mapping[str, Any]], None]
     """Keep a row of metrics."""
     event: Callable[[TrainState, str], None] = lambda state, what: None
@@ -66,12 +67,15 @@ class Outcome:
     """How a run ended.
 
     Attributes:
-        state: where it stands; saved.
+        state: where it stands.
         reason: "complete", "patience", or the name of the signal that stopped it.
+        saved_step: of the last checkpoint. It is before the state's where a signal came while updates were refused
+            because losses or gradients were not finite.
     """
 
     state: TrainState
     reason: str
+    saved_step: int
 
 
 def run_loop(
@@ -82,7 +86,7 @@ def run_loop(
     parts: Parts,
     ranks: Ranks = ALONE,
 ) -> Outcome:
-    """Train from `state` to the end; everything up to the returned state is saved.
+    """Train from `state` to the end, and save it.
 
     Several processes go through it in step: what a signal or a clock decides is decided for all of them.
 
@@ -100,9 +104,10 @@ def run_loop(
     model.train()
     with stop_signals(insist=ranks.n == 1) as stop:
         while True:
-            done, is_best = _is_over(config, state), False
+            done, is_best, proven = _is_over(config, state), False, state
             if state.step > first and (done or _is_due(state.step, config.eval.every)):
-                state, is_best = _evaluate(state, parts, clock)
+                # What came to refused updates may be unsound: it is not saved before the end, so it cannot be the best.
+                state, is_best = _evaluate(state, parts, clock, may_be_best=not state.n_refused or done)
                 done = _is_over(config, state)
             if state.step > first and (done or _is_due(state.step, config.eval.sample_every)):
                 parts.sample(state.step)
@@ -114,13 +119,17 @@ def run_loop(
             due = is_best or done or stop_name or late or _is_due(state.step, config.train.save_every)
             if done and unsound:
                 raise _unsound(state.step, unsound)
-            if due and saved_at < state.step and not (state.n_refused and not done):  # what came to this may be unsound
-                parts.save(_timed(state, clock), is_best)
-                saved_at, saved_time = state.step, time.monotonic()
-            if done or stop_name:
-                ranks.from_first(None)  # wait for rank 0's save: where one process ends, torchrun ends all
+            is_last = done or bool(stop_name)
+            if due and saved_at < state.step and not (unsound if is_last else state.n_refused):
+                # Rank 0 saves, and the others wait: where one process ends, torchrun ends all.
+                if ranks.from_first(parts.save(_timed(state, clock), is_best, is_last)):
+                    saved_at = state.step
+                else:
+                    state = replace(state, best_loss=proven.best_loss, best_step=proven.best_step)
+                saved_time = time.monotonic()
+            if is_last:
                 reason = "complete" if state.step >= max_steps else "patience" if done else str(stop_name)
-                return Outcome(_timed(state, clock), reason)
+                return Outcome(_timed(state, clock), reason, saved_at)
             before = state
             state, update = _step(model, optimizers, config, state, parts, clock, ranks)
             unsound = "" if math.isfinite(update.loss + update.grad_norm) else update.refused
@@ -248,7 +257,7 @@ def _after(state: TrainState, update: Update, config: RunConfig, *, is_scaled: b
     return state
 
 
-def _evaluate(state: TrainState, parts: Parts, clock: Clock) -> tuple[TrainState, bool]:
+def _evaluate(state: TrainState, parts: Parts, clock: Clock, *, may_be_best: bool) -> tuple[TrainState, bool]:
     measures = parts.evaluate()
     parts.row(
         {
@@ -261,6 +270,8 @@ def _evaluate(state: TrainState, parts: Parts, clock: Clock) -> tuple[TrainState
     )
     loss = measures["loss"]
     is_best = math.isfinite(loss) and (state.best_loss is None or loss < state.best_loss)
+    if is_best and not may_be_best:
+        return state, False
     if is_best:
         return replace(state, best_loss=loss, best_step=state.step, n_worse=0), True
     return replace(state, n_worse=state.n_worse + 1), False

@@ -4,14 +4,17 @@ Source: Smith 2017, "Cyclical Learning Rates for Training Neural Networks", sect
 smoothing are those of fast.ai's `lr_find`.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from smalllm.optim.guards import FIRST_SCALE, next_scale
 from smalllm.optim.optimizers import set_lr
 from smalllm.training.step import LossFunction, train_step
 
@@ -71,6 +74,7 @@ def run_range_test(
     n_windows: int,
     seed: int,
     clip_norm: float,
+    is_scaled: bool = False,
     on_step: Callable[[int, float], None] = lambda step, loss: None,
 ) -> RangeTest:
     """Apply one update per rate, until they are used up or the loss runs away. The model is not fit for use then.
@@ -85,15 +89,23 @@ def run_range_test(
         n_windows: of an update.
         seed: decides dropout.
         clip_norm: as in training.
+        is_scaled: multiply the loss as FP16 needs it; an update that overflows lowers the scale and is tried again.
         on_step: told of each update: how many there were, and its smoothed loss.
     """
     found, mean = RangeTest(), 0.0
+    loss_scale, n_scaled = FIRST_SCALE if is_scaled else 1.0, 0
     model.train()
     for step, rate in enumerate(rates):
         set_lr(optimizers, rate / peak_lr)
-        update = train_step(
-            model, optimizers, batches(step * n_windows), loss_function, seed=seed, step=step, clip_norm=clip_norm
-        )
+        act = partial(train_step, seed=seed, step=step, clip_norm=clip_norm)
+        while True:
+            update = act(model, optimizers, batches(step * n_windows), loss_function, loss_scale=loss_scale)
+            if not is_scaled:
+                break
+            overflowed, before = not math.isfinite(update.grad_norm), loss_scale
+            loss_scale, n_scaled = next_scale(loss_scale, n_scaled, overflowed=overflowed)
+            if not overflowed or not math.isfinite(update.loss) or loss_scale == before:
+                break
         if update.refused:
             found.stopped = "not finite"
             break
