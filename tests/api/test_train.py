@@ -288,7 +288,7 @@ def test_a_configuration_built_in_python_says_the_python_call(tmp_path: Path) ->
 
 def test_a_run_that_was_stopped_says_so(finished: Finished, tmp_path: Path) -> None:
     result = smalllm.train(finished.config, out=tmp_path, progress=StopAt(2))
-    assert result == {"stopped": "SIGTERM", "steps": 2, "run": str(tmp_path)}
+    assert result == {"stopped": "SIGTERM", "steps": 2, "saved_steps": 2, "run": str(tmp_path)}
     assert not RunDir(tmp_path).result.exists()
 
 
