@@ -13,6 +13,7 @@ import smalllm
 from run_helpers import options_of, prepared_config, train_until
 from smalllm import cli
 from smalllm.cli.options import given_fields, parse, split_recipe
+from smalllm.cli.progress import stopped
 from smalllm.cli.train import Options
 from smalllm.config import RunConfig
 from smalllm.errors import ConfigError
@@ -290,3 +291,9 @@ def test_the_reader_of_the_output_may_go_away() -> None:
     command = f"{sys.executable} -m smalllm recipes | head -c 1"
     done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, check=False)
     assert "Traceback" not in done.stderr and "Exception" not in done.stderr
+
+
+@pytest.mark.parametrize(("saved_steps", "said"), [(7, "everything is saved"), (4, "saved up to step 4")])
+def test_what_is_saved_of_a_stopped_run_is_said(saved_steps: int, said: str) -> None:
+    result = {"stopped": "SIGTERM", "steps": 7, "saved_steps": saved_steps}
+    assert stopped(result) == f"stopped by SIGTERM at step 7; {said}"
