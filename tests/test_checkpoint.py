@@ -190,6 +190,20 @@ def test_only_damaged_ones_is_an_error(run: RunDir) -> None:
         load_latest(run, notice=lambda _: None)  # again: a run is never started anew in silence
 
 
+@pytest.mark.parametrize(
+    "change", [{"format": "smallmm-checkpoint"}, {"version": "1"}, {"files": []}, {"version": None}]
+)
+def test_a_manifest_that_is_no_manifest_is_damage(run: RunDir, change: dict[str, Any]) -> None:
+    save(run, 1)
+    path = save(run, 2)
+    manifest = json.loads((path / "manifest.json").read_text())
+    (path / "manifest.json").write_text(json.dumps(manifest | change))
+    said: list[str] = []
+    loaded = load_latest(run, notice=said.append)
+    assert loaded is not None and loaded.state.step == 1
+    assert len(said) == 1 and "manifest.json: is of format" in said[0] and "set aside" in said[0]
+
+
 def test_a_newer_format_is_refused_by_version(run: RunDir) -> None:
     path = save(run, 1)
     manifest = json.loads((path / "manifest.json").read_text())

@@ -24,10 +24,13 @@ def read_manifest(path: Path) -> dict[str, Any]:
         version, files = manifest["version"], manifest["files"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path / 'manifest.json'}: missing or damaged ({error}); {_DAMAGED}") from error
-    if manifest.get("format") != FORMAT or version > VERSION or not isinstance(files, dict):
+    if manifest.get("format") != FORMAT or not isinstance(version, int) or not isinstance(files, dict):
+        found = f"format {manifest.get('format')!r} version {version!r}"
+        raise CheckpointError(f"{path / 'manifest.json'}: is of {found}, expected {FORMAT!r}; {_DAMAGED}")
+    if version > VERSION:
         raise VersionError(
-            f"{path}: format {manifest.get('format')!r} version {version}, "
-            f"this smalllm reads {FORMAT!r} up to version {VERSION}; update smalllm"
+            f"{path}: format {FORMAT!r} version {version}, this smalllm reads {FORMAT!r} up to version {VERSION}; "
+            "update smalllm"
         )
     return dict(manifest)
 
