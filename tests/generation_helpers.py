@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import torch
 
-from smalllm.generation.compiler import load_library
 from smalllm.generation.decoder import Decoder
 from smalllm.generation.engine import Generation, run_prompts
+from smalllm.generation.native import load_decoder
 from smalllm.generation.readers import Backend
 from smalllm.generation.sampling import SamplingConfig
 from smalllm.model.gpt import GPT
@@ -16,7 +16,7 @@ from smalllm.tokenizers.bytes import build_bytes
 BYTES = build_bytes()
 NEVER = -1  # an end-of-document id that is never drawn
 GREEDY = SamplingConfig(temperature=0.0, max_tokens=8)
-BACKENDS: list[Backend] = ["torch"] if isinstance(load_library(), str) else ["compiled", "torch"]
+BACKENDS: list[Backend] = ["torch"] if isinstance(load_decoder(), str) else ["compiled", "torch"]
 PROMPTS = [[7, 3, 3, 50], [1], [20, 30, 40], [5] * 11, [9, 8]]
 
 

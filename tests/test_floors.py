@@ -16,7 +16,7 @@ import smalllm
 SOURCE = Path(smalllm.__file__).parent
 FLOORS = (
     ("__init__", "errors", "protocols", "config", "problems", "recipes", "rundir"),
-    ("runtime", "sharded", "tokenizers", "data", "model", "optim"),
+    ("runtime", "compiler", "sharded", "tokenizers", "data", "model", "optim"),
     ("checkpoint", "checkpoint_manifest", "run"),
     ("training", "evaluation", "generation", "xray", "interop", "planning", "reporting", "tracking"),
     ("api",),

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from generation_helpers import BACKENDS, GREEDY, make_decoder
+from smalllm.compiler import load_library
 from smalllm.config import ModelConfig
 from smalllm.errors import ConfigError
-from smalllm.generation.compiler import load_library
-from smalllm.generation.native import NativeReader
+from smalllm.generation.native import NativeReader, load_decoder
 from smalllm.model.gpt import GPT
 
 pytestmark = pytest.mark.skipif("compiled" not in BACKENDS, reason="decode.cpp cannot be compiled here")
@@ -26,11 +26,11 @@ def forget() -> Iterator[None]:
 
 def test_it_is_compiled_once_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert isinstance(load_library(), ctypes.CDLL)
+    assert isinstance(load_decoder(), ctypes.CDLL)
     (library,) = (tmp_path / "smalllm").iterdir()
     made_at = library.stat().st_mtime_ns
     load_library.cache_clear()
-    assert isinstance(load_library(), ctypes.CDLL)
+    assert isinstance(load_decoder(), ctypes.CDLL)
     assert [path.stat().st_mtime_ns for path in (tmp_path / "smalllm").iterdir()] == [made_at]
 
 
@@ -38,7 +38,7 @@ def test_a_folder_that_others_may_write_is_not_trusted(tmp_path: Path, monkeypat
     (tmp_path / "smalllm").mkdir()
     (tmp_path / "smalllm").chmod(0o777)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert isinstance(load_library(), ctypes.CDLL)
+    assert isinstance(load_decoder(), ctypes.CDLL)
     assert not list((tmp_path / "smalllm").iterdir())
 
 
@@ -67,7 +67,7 @@ def test_without_a_compiler_pytorch_takes_over(
     monkeypatch.setenv("CXX", compiler)
     if not compiler:
         monkeypatch.setenv("PATH", str(tmp_path))
-    found = load_library()
+    found = load_decoder()
     assert isinstance(found, str) and says in found
     decoder = make_decoder(make_model(tiny_config))
     decoder.add([1], GREEDY)

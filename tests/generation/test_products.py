@@ -9,10 +9,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from generation_helpers import BACKENDS
-from smalllm.generation.compiler import load_library
-from smalllm.generation.native import KINDS, _Matrix, _padded, as_blocks, as_tiles, quantize
+from smalllm.generation.native import KINDS, _Matrix, _padded, as_blocks, as_tiles, load_decoder, quantize
 
-LIBRARY = load_library()
+LIBRARY = load_decoder()
 HAS_TILES = not isinstance(LIBRARY, str) and bool(LIBRARY.has_tiles())
 pytestmark = pytest.mark.skipif("compiled" not in BACKENDS, reason="decode.cpp cannot be compiled here")
 needs_tiles = pytest.mark.skipif(not HAS_TILES, reason="this CPU has no AMX, or it may not be used")

@@ -1,6 +1,6 @@
 // The model as `native.py` describes it: the same fields in the same order.
 #pragma once
-#include "vectors.h"
+#include "../cpp/vectors.h"
 
 struct Norm {
     const float *weight, *bias;

@@ -5,14 +5,15 @@ import ctypes
 import math
 import mmap
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from smalllm.compiler import load_library
 from smalllm.errors import ConfigError
-from smalllm.generation.compiler import load_library
 from smalllm.model.gpt import GPT, Attention, Block
 
 KINDS = {"fp32": 0, "bf16": 1, "int8": 2}
@@ -23,6 +24,11 @@ _TILE_INPUT_BYTES = 64
 _MOST_ROWS = 128
 _HUGE_BYTES = 2 << 20
 _BYTES_PER_THREAD = 512 << 10
+
+
+def load_decoder() -> ctypes.CDLL | str:
+    """`decode.cpp` as a library, or in words why there is none."""
+    return load_library(Path(__file__).with_name("decode.cpp"))
 
 
 class _Matrix(ctypes.Structure):
@@ -69,7 +75,7 @@ class NativeReader:
     def __init__(
         self, model: GPT, *, n_slots: int, weights: str, n_threads: int | None = None, matrix_unit: bool = True
     ) -> None:
-        library = load_library()
+        library = load_decoder()
         if isinstance(library, str):
             raise ConfigError(f"the compiled decoder cannot be used: {library}")
         self._forward, config = library.forward, model.config

@@ -3,7 +3,7 @@
 // A matrix is stored in blocks of 16 outputs, [outputs / 16][inputs][16], so that one vector holds 16 outputs of one
 // input and the memory is read from front to back.
 #pragma once
-#include "vectors.h"
+#include "../cpp/vectors.h"
 
 namespace {
 

@@ -3,8 +3,7 @@
 from typing import Literal
 
 from smalllm.errors import ConfigError
-from smalllm.generation.compiler import load_library
-from smalllm.generation.native import KINDS, NativeReader
+from smalllm.generation.native import KINDS, NativeReader, load_decoder
 from smalllm.generation.torch_reader import TorchReader
 from smalllm.model.gpt import GPT
 
@@ -20,7 +19,7 @@ def open_reader(
     Raises:
         ConfigError: it cannot be had here.
     """
-    why = load_library() if device == "cpu" and backend != "torch" else f"it runs on the CPU, not on {device}"
+    why = load_decoder() if device == "cpu" and backend != "torch" else f"it runs on the CPU, not on {device}"
     if precision not in KINDS:
         why = f"it has no {precision}"
     if backend != "torch" and not isinstance(why, str):

@@ -10,12 +10,7 @@
 #pragma once
 #include <type_traits>
 
-#include "vectors.h"
-#if defined(__AMX_BF16__) && defined(__AMX_INT8__) && defined(__AVX512F__) && defined(__linux__)
-#define HAS_TILES
-#include <sys/syscall.h>
-#include <unistd.h>
-#endif
+#include "../cpp/unit.h"
 
 constexpr int TILE_OUTPUTS = 2 * LANES;  // computed together, so that a tile of inputs is loaded once for both blocks
 
@@ -23,26 +18,8 @@ namespace {
 
 #ifdef HAS_TILES
 constexpr int TILE_ROWS = 8;  // of inputs, each twice
-constexpr int TILE_BYTES = 1024;
 constexpr int TILES_AHEAD = 4;  // are brought to the cache: of 4, 8 and 16 these hid most of the memory's latency
 constexpr float MOST_STEPS = 127 * 256 + 127;  // of an input: both its halves are int8
-
-// The system must be asked first: the state of a thread grows by 8 KiB.
-inline bool may_use_tiles() {
-    constexpr int ask = 0x1023, tiles = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
-    return syscall(SYS_arch_prctl, ask, tiles) == 0;
-}
-
-inline void begin_tiles() {
-    struct alignas(64) {
-        uint8_t palette = 1, start_row = 0, reserved[14] = {};
-        uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
-        uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
-    } eight_whole_ones;
-    asm volatile("" ::"r"(&eight_whole_ones) : "memory");  // GCC 12 thinks that only its first bytes are read
-    _tile_loadconfig(&eight_whole_ones);
-}
-inline void end_tiles() { _tile_release(); }
 
 template <class W>
 constexpr int inputs_of_tile() {
@@ -190,9 +167,6 @@ void multiply_tiles(const Matrix &m, Share pairs, const char *x, const float *st
     }
 }
 #else
-inline bool may_use_tiles() { return false; }
-inline void begin_tiles() {}
-inline void end_tiles() {}
 template <class W>
 void pack_tiles(const Matrix &, const float *, int64_t, char *, float *) {}
 template <class W>

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from smalllm.model import tile_attention
 from smalllm.runtime import product_dtype
 
 _KERNELS = {
@@ -36,7 +37,7 @@ def find_attention_kernel(
     dropout: float = 0.0,
     compiled: bool = False,
 ) -> str:
-    """The kernel of one causal training pass: "cudnn", "flash", "efficient", "math", or our own "blocks".
+    """The kernel of one causal training pass: "cudnn", "flash", "efficient", "math", or our own "tiles" and "blocks".
 
     Under autocast the queries, keys and values come out of half-precision products, so they are in half precision here
     too; nobody has to cast them.
@@ -48,8 +49,10 @@ def find_attention_kernel(
         d_head: their width.
         n_positions: of a window.
         dropout: share of the attention weights dropped; on a CPU no fused kernel does that.
-        compiled: whether the model is; then `cpu_attention` does it.
+        compiled: whether the model is; then `cpu_attention` does it in blocks.
     """
+    if tile_attention.takes(device, product_dtype(precision), d_head):
+        return "tiles"
     if compiled and dropout and device == "cpu":
         return "blocks"
     q, k, v = (

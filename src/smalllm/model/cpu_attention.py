@@ -1,10 +1,11 @@
-"""Causal attention for compiled training on a CPU, in blocks of queries.
+"""Causal attention on a CPU, where PyTorch's is slow: in the matrix unit, or in blocks of queries.
 
-Two things are slow there. The flash kernel's backward pass does not use the matrix units of CPUs that have them: here
-it recomputes the probabilities block by block with batched products, and is about twice as fast once compiled. And no
-fused kernel drops weights: with dropout the forward pass is in blocks too, and what was dropped is computed again for
-the backward pass (`dropout.py`). `Attention` calls this only where it pays (docs/log.md); everywhere else
-`scaled_dot_product_attention` does the work, and tests hold both to the same result.
+The flash kernel's backward pass does not use the matrix units of CPUs that have them, and no fused kernel there drops
+weights. With Intel's unit a kernel of our own does all (`tile_attention.py`). Elsewhere, in compiled training, the
+probabilities are computed again block by block with batched products, about twice as fast once compiled; with dropout
+the forward pass is in blocks too, and what was dropped is computed again for the backward pass (`dropout.py`). `pays`
+says where (docs/log.md); everywhere else `scaled_dot_product_attention` does the work, and tests hold all of them to
+the same result.
 
 A mask, where there is one, replaces the causal one: windows of several documents have it (`documents.py`).
 
@@ -18,6 +19,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from smalllm.model import tile_attention
 from smalllm.model.dropout import Key, again, kept, numbered
 
 BLOCK = 128
@@ -54,25 +56,41 @@ class _Attend(torch.autograd.Function):
         return torch.cat(grads_q, dim=2), grad_k, grad_v, None, None, None
 
 
+def pays(q: Float[Tensor, "B H T K"], *, rate: float, key: Key | None) -> bool:
+    """Whether `attend` is faster than PyTorch's attention for whole sequences of such queries."""
+    is_dropped = rate > 0
+    if q.device.type != "cpu" or (is_dropped and key is None):
+        return False
+    if tile_attention.takes("cpu", q.dtype, q.shape[3]):
+        return True
+    is_compiled_training = torch.compiler.is_compiling() and torch.is_grad_enabled()
+    return is_compiled_training and (is_dropped or q.dtype == torch.bfloat16)
+
+
 def attend(
     q: Float[Tensor, "B H T K"],
-    k: Float[Tensor, "B H T K"],
-    v: Float[Tensor, "B H T K"],
+    k: Float[Tensor, "B G T K"],
+    v: Float[Tensor, "B G T K"],
     mask: Bool[Tensor, "B 1 T T"] | None = None,
     *,
     rate: float = 0.0,
     key: Key | None = None,
 ) -> Float[Tensor, "B H T K"]:
-    """Causal attention; without a key equal to `scaled_dot_product_attention(q, k, v, is_causal=True)`.
+    """Causal attention; without a key equal to `scaled_dot_product_attention(..., is_causal=True, enable_gqa=True)`.
 
     Args:
         q: queries.
-        k: keys.
+        k: keys; heads H/G share one.
         v: values.
         mask: which keys each query sees: none later than itself, and one at least.
         rate: share of the weights that is dropped, where there is a key.
         key: decides which.
     """
+    if tile_attention.takes("cpu", q.dtype, q.shape[3]):
+        return tile_attention.attend(q, k, v, mask, rate=rate, key=key)
+    repeats = q.shape[1] // k.shape[1]
+    if repeats > 1:
+        k, v = k.repeat_interleave(repeats, 1), v.repeat_interleave(repeats, 1)
     return _Attend.apply(q, k, v, mask, rate, key)
 
 

@@ -57,7 +57,12 @@ def kept(numbers: Int[Tensor, "*shape"], rate: float, key: Key) -> Bool[Tensor, 
     x = numbers ^ key[0]
     x = (x ^ ((x >> 16) & 0xFFFF)) * 0x7FEB352D
     x = ((x ^ ((x >> 15) & 0x1FFFF)) + key[1]) * (0x846CA68B - (1 << 32))
-    return x ^ ((x >> 16) & 0xFFFF) >= round(rate * 2 * _HALF) - _HALF
+    return x ^ ((x >> 16) & 0xFFFF) >= threshold_of(rate)
+
+
+def threshold_of(rate: float) -> int:
+    """What hashes lie below with this probability; they are signed 32-bit integers."""
+    return round(rate * 2 * _HALF) - _HALF
 
 
 def numbered(shape: torch.Size, *, device: torch.device) -> Int[Tensor, "*shape"]:

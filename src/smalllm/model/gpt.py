@@ -119,22 +119,15 @@ class Attention(nn.Module):
         """
         is_grouped = self.n_kv_heads != self.n_heads
         rate = self.dropout if self.training else 0.0
-        is_compiled_cpu = is_whole and _is_compiled_cpu_training(q, is_dropped=key is not None and rate > 0)
-        if is_grouped and (is_compiled_cpu or (is_whole and mask is not None)):  # no fast kernel takes groups here
+        if is_whole and cpu_attention.pays(q, rate=rate, key=key):
+            return cpu_attention.attend(q, k, v, mask, rate=rate, key=key)
+        if is_grouped and is_whole and mask is not None:  # no fast kernel takes groups and a mask
             repeats, is_grouped = self.n_heads // self.n_kv_heads, False
             k, v = k.repeat_interleave(repeats, 1), v.repeat_interleave(repeats, 1)
-        if is_compiled_cpu:
-            return cpu_attention.attend(q, k, v, mask, rate=rate, key=key)
         is_causal = is_whole and mask is None
         return F.scaled_dot_product_attention(
             q, k, v, attn_mask=mask, dropout_p=rate, is_causal=is_causal, enable_gqa=is_grouped
         )
-
-
-def _is_compiled_cpu_training(q: Tensor, *, is_dropped: bool) -> bool:
-    """Where `cpu_attention` pays: in BF16, and with dropout, which no fused kernel has there."""
-    is_training = torch.compiler.is_compiling() and q.device.type == "cpu" and torch.is_grad_enabled()
-    return is_training and (is_dropped or q.dtype == torch.bfloat16)
 
 
 def gelu(x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:

@@ -29,6 +29,7 @@ from dataclasses import dataclass, replace
 
 from smalllm import runtime
 from smalllm.config import ModelConfig, OptimConfig, TrainConfig
+from smalllm.model import tile_attention
 from smalllm.model.count import count_parameters, flops_per_token
 from smalllm.model.cpu_attention import BLOCK as ATTENTION_BLOCK
 from smalllm.model.gpt import padded_vocab_size
@@ -217,7 +218,7 @@ def activation_bytes(model: ModelConfig, train: TrainConfig) -> int:
 
     Dropout keeps a mask where it applies and, since no flash kernel of a CPU has it, attention's probabilities.
     Compiled for a CPU, masks are computed again, and the scores of each block of queries are kept, without most of the
-    future.
+    future. Our own kernel (`tile_attention`) keeps nothing for dropout.
     """
     c, compiled, precision = resolve_shape(model), bool(train.compile), train.precision
     assert c.d_head is not None and c.n_kv_heads is not None and c.d_ff is not None
@@ -231,12 +232,12 @@ def activation_bytes(model: ModelConfig, train: TrainConfig) -> int:
         stream += a * d if is_gated and a == 2 else 0
         attention += 8 * (d_q + d_kv) if c.qk_norm else 0
     dropped = 0
-    if c.dropout and train.device != "cpu":
-        dropped = 2 * a * d
-    elif c.dropout and compiled:
-        dropped = a * c.n_heads * (c.context_length + ATTENTION_BLOCK) // 2
-    elif c.dropout:
-        dropped = 2 * a * d + (14 if a == 2 else 12) * c.n_heads * c.context_length
+    is_fused = train.device != "cpu" or tile_attention.takes("cpu", runtime.product_dtype(precision), c.d_head)
+    if c.dropout and not (compiled and train.device == "cpu"):
+        dropped += 2 * a * d
+    if c.dropout and not is_fused:
+        scores = c.n_heads * (c.context_length + ATTENTION_BLOCK) // 2
+        dropped += a * scores if compiled else (14 if a == 2 else 12) * c.n_heads * c.context_length
     return stream + attention + mlp + dropped
 
 

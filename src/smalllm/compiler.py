@@ -1,4 +1,4 @@
-"""`decode.cpp` as a library of this machine: compiled when first used, in about a second, and kept."""
+"""Our C++ as libraries of this machine: compiled when first used, in a second or two, and kept."""
 
 import ctypes
 import functools
@@ -14,22 +14,21 @@ import torch
 
 from smalllm import runtime
 
-SOURCE = Path(__file__).with_name("decode.cpp")
-_SOURCES = [SOURCE, *sorted(SOURCE.parent.glob("*.h"))]
+_SHARED = Path(__file__).with_name("cpp")
 _FLAGS = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-fopenmp", "-fno-math-errno", "-fno-trapping-math")
 _TIMEOUT_S = 120
 
 
 @functools.cache
-def load_library() -> ctypes.CDLL | str:
-    """The compiled library, or in words why there is none."""
+def load_library(source: Path) -> ctypes.CDLL | str:
+    """A C++ file and the headers beside it as a library, or in words why there is none."""
     if sys.platform != "linux":
         return f"it is compiled on Linux only, and this is {sys.platform}"
     compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
     if compiler is None:
         return "no C++ compiler (g++ or clang++) was found"
     try:
-        path = _built(compiler)
+        path = _built(source, compiler)
         return ctypes.CDLL(str(path))
     except subprocess.CalledProcessError as error:
         said = [line for line in error.stderr.splitlines() if line.strip()] or ["no message"]
@@ -38,11 +37,12 @@ def load_library() -> ctypes.CDLL | str:
         return f"{compiler}: {error}"
 
 
-def _built(compiler: str) -> Path:
+def _built(source: Path, compiler: str) -> Path:
     """The library's file, named by all that decides what is in it; made if it is not there."""
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True).stdout
+    headers = [*sorted(source.parent.glob("*.h")), *sorted(_SHARED.glob("*.h"))]
     facts = [
-        *(path.read_text(encoding="utf-8") for path in _SOURCES),
+        *(path.read_text(encoding="utf-8") for path in (source, *headers)),
         *_FLAGS,
         version,
         torch.__version__,
@@ -51,11 +51,11 @@ def _built(compiler: str) -> Path:
     facts += [runtime.cpu_name(), *sorted(runtime.cpu_flags())]
     name = hashlib.sha256("\n".join(facts).encode()).hexdigest()[:24]
     folder = _cache_folder()
-    library = folder / f"decode-{name}.so"
+    library = folder / f"{source.stem}-{name}.so"
     if not library.exists():
         with tempfile.TemporaryDirectory(dir=folder) as work:
-            half, made = Path(work, "decode.o"), Path(work, "decode.so")
-            _run([compiler, *_FLAGS, "-c", str(SOURCE), "-o", str(half)])
+            half, made = Path(work, "half.o"), Path(work, "whole.so")
+            _run([compiler, *_FLAGS, "-c", str(source), "-o", str(half)])
             _run([compiler, "-shared", str(half), "-o", str(made), *_openmp(version)])
             os.replace(made, library)  # whole or not at all, whoever else builds it now
     return library
