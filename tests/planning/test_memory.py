@@ -142,10 +142,9 @@ def test_more_of_anything_never_needs_less(
     deeper = model.n_layers * 2  # twice as many blocks of each kind
     assert total(replace(model, n_layers=deeper)) >= here or model.n_layers % max(1, way["activation_checkpointing"])
     assert total(replace(model, d_model=2 * model.d_model)) > here
-    assert total(n=size + 1) >= here and total(vocab=vocab_size + 64) >= here
-    assert (
-        total(loss_chunks=1) >= 0.8 * here
-    )  # chunks add the head's gradient, which is little beside its optimizer state
+    # Little more may mean one part more, each of fewer logits; twice as much leaves them as they are.
+    assert total(n=2 * size) >= here and total(vocab=2 * vocab_size) >= here
+    assert total(loss_chunks=1) >= 0.8 * here  # parts add gradients of the head, which are little beside its state
 
 
 @given(models, ways, st.integers(1, 64), st.sampled_from([257, 50257]))
@@ -170,7 +169,7 @@ def test_every_part_grows_with_what_it_is_of() -> None:
     assert deeper.logits == here.logits and predicted(BASE, train, vocab_size=8192).logits == 2 * here.logits
     half = predicted(BASE, replace(train, micro_batch_size=4), vocab_size=4096)
     assert half.logits == here.logits // 2 and half.gradients == half.weights and here.gradients == 0
-    assert predicted(BASE, replace(train, compile=False), vocab_size=4096).logits == 6 * here.logits
+    assert predicted(BASE, replace(train, compile=False), vocab_size=4096).logits == 3 * here.logits
     assert predicted(BASE, replace(train, precision="fp32"), vocab_size=4096).casts == 0
 
 

@@ -138,7 +138,7 @@ def _training_s(minutes: float, startup_s: float) -> float:
 def _cost(here: Here, *, measure: bool, progress: Progress) -> Plan:
     config, train, model = here.config, here.config.train, here.config.model
     flops = flops_per_token(model, vocab_size=here.vocab_size)
-    work = (flops + repeated_flops(model, train, vocab_size=here.vocab_size)) * train.tokens_per_step
+    work = (flops + repeated_flops(model, train)) * train.tokens_per_step
     step_time_s, startup_s, peak = work / _assumed_flops(config), 0.0, None
     if measure:
         progress.say(f"measuring {model.n_layers} layers of width {model.d_model}: a few updates, in another process")

@@ -164,11 +164,11 @@ def _tokenizer_of(run: RunDir, config: RunConfig, origin: Run | None) -> Tokeniz
 
 def _loss_function(config: RunConfig, tokenizer: Tokenizer, ranks: Ranks, *, compile_it: bool) -> LossFunction:
     eos_id = tokenizer.eos_id if config.data.document_mask else None
-    compile_it = compile_it and not is_divided(ranks, config.train.parallel)  # then each block is compiled by itself
-    train = config.train
+    train, divided = config.train, is_divided(ranks, config.train.parallel)
     return make_loss_function(
-        train.device, train.precision, compile_it=compile_it, eos_id=eos_id, n_chunks=train.loss_chunks
-    )
+        train.device, train.precision, eos_id=eos_id, n_chunks=train.loss_chunks, is_divided=divided,
+        compile_it=compile_it and not divided,  # then each block is compiled by itself
+    )  # fmt: skip
 
 
 def _resolved(

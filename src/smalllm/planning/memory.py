@@ -9,8 +9,8 @@ else 4:
     casts         a copy of the matrices in BF16 until the backward pass has gone through them
     activations   n x what the blocks keep for the backward pass (`activation_bytes`; of a block that is computed again
                   its input, 4 d), and what the backward pass of one block works with
-    logits        n V x 12 not compiled: in FP32 the log-probabilities and two gradients; n V x a compiled, where the
-                  loss and its gradient are fused. In c chunks a c-th of it, and the head's gradient twice
+    logits        of one part (`model/cross_entropy.py`) with its gradients: r V x 2 a for r tokens, and not compiled
+                  in FP32 too; the head's gradient of each part, a. Made at once, n V x 12 not compiled, else n V x a
     update        what Muon works with: 12 for each number of the matrices that it does together
 
 Not all are there at once. The peak is the largest sum at one of these moments: the loss; the backward pass of each
@@ -32,6 +32,7 @@ from smalllm.config import ModelConfig, OptimConfig, TrainConfig
 from smalllm.model import tile_attention
 from smalllm.model.count import count_parameters, flops_per_token
 from smalllm.model.cpu_attention import BLOCK as ATTENTION_BLOCK
+from smalllm.model.cross_entropy import SUMMED, fitting_parts
 from smalllm.model.gpt import padded_vocab_size
 from smalllm.recipes.resolve import resolve_shape
 
@@ -154,13 +155,15 @@ def _moments(model: ModelConfig, optim: OptimConfig, train: TrainConfig, *, n_ro
     again = _recomputed(model, train)
     kept = [4 * n_tokens * model.d_model if is_again else whole for is_again in again]
     lasting = total if train.tokens_per_step > n_tokens else 0
-    n_chunks = 1 if compiled else train.loss_chunks
-    yield _Moment(
-        gradients=lasting + ((8 - 4 * bool(lasting) + cast) * head if n_chunks > 1 else 0),
-        casts=cast * (block * again.count(False) + head),
-        activations=sum(kept) + (8 * n_tokens * model.d_model if n_chunks > 1 else 0),
-        logits=-(-n_tokens // n_chunks) * n_rows * (item if compiled else 12),
-    )
+    n_parts = _n_parts(model, train, n_rows=n_rows)
+    before = dict(casts=cast * (block * again.count(False) + head), activations=sum(kept))
+    if not n_parts:
+        yield _Moment(gradients=lasting, logits=n_tokens * n_rows * (item if compiled else 12), **before)
+    else:  # the last part is worked at; then the sum of all is made
+        parts = item * head * min(n_parts, SUMMED + 1)
+        logits = -(-n_tokens // n_parts) * n_rows * (2 * item if compiled else 12 if item < 4 else 8)
+        yield _Moment(gradients=lasting + parts - item * head, logits=logits, **before)
+        yield _Moment(gradients=lasting + parts + 8 * head, **before)
     for layer in reversed(range(model.n_layers)):
         yield _Moment(
             gradients=lasting or 4 * (head + block * (model.n_layers - 1 - layer)),
@@ -168,6 +171,15 @@ def _moments(model: ModelConfig, optim: OptimConfig, train: TrainConfig, *, n_ro
             activations=sum(kept[:layer]) + whole + n_tokens * _working_bytes(model, item=item),
         )
     yield _Moment(gradients=total, update=_muon_bytes(model) if optim.kind == "muon" else 0)
+
+
+def _n_parts(model: ModelConfig, train: TrainConfig, *, n_rows: int) -> int:
+    """In how many the logits are made, as `training/step.py` decides it; 0: at once, by PyTorch's loss."""
+    on_cpu, is_divided = train.device == "cpu", train.parallel == "fsdp" or train.tensor_parallel > 1
+    if is_divided or (not on_cpu and train.loss_chunks == 1):
+        return 0
+    item, n_tokens = runtime.product_dtype(train.precision).itemsize if train.compile else 4, _n_tokens(model, train)
+    return max(train.loss_chunks, fitting_parts(n_tokens, n_rows, model.d_model, number_bytes=item) if on_cpu else 1)
 
 
 def _n_tokens(model: ModelConfig, train: TrainConfig) -> int:
@@ -181,11 +193,10 @@ def _recomputed(model: ModelConfig, train: TrainConfig) -> list[bool]:
     return [bool(every) and layer % every == 0 for layer in range(model.n_layers)]
 
 
-def repeated_flops(model: ModelConfig, train: TrainConfig, *, vocab_size: int) -> int:
-    """Operations per token that an update does twice to need less memory: forward passes of blocks and head [FLOP]."""
+def repeated_flops(model: ModelConfig, train: TrainConfig) -> int:
+    """Operations per token that an update does twice to need less memory: forward passes of blocks [FLOP]."""
     in_blocks = flops_per_token(model, vocab_size=0)
-    in_head = flops_per_token(model, vocab_size=vocab_size) - in_blocks
-    again = in_blocks * sum(_recomputed(model, train)) / model.n_layers + (in_head if train.loss_chunks > 1 else 0)
+    again = in_blocks * sum(_recomputed(model, train)) / model.n_layers
     return round(again / 3)  # the forward pass is a third of all
 
 

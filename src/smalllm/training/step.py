@@ -11,14 +11,13 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.utils.checkpoint import checkpoint
 
 from smalllm import runtime
 from smalllm.data.padded import IGNORED
+from smalllm.model.cross_entropy import fitting_parts, linear_cross_entropy
 from smalllm.model.documents import find_documents
 from smalllm.model.gpt import GPT
 from smalllm.optim import guards
-from smalllm.training.cross_entropy import cross_entropy
 from smalllm.training.distributed import ALONE, Ranks
 from smalllm.training.memory import memory_guard
 from smalllm.training.parallel import add_gradients, begin_backward, clip_gradients
@@ -32,7 +31,13 @@ def only_finite(loss: float, grad_norm: float) -> str:
 
 
 def make_loss_function(
-    device: str, precision: str, *, compile_it: bool, eos_id: int | None = None, n_chunks: int = 1
+    device: str,
+    precision: str,
+    *,
+    compile_it: bool,
+    eos_id: int | None = None,
+    n_chunks: int = 1,
+    is_divided: bool = False,
 ) -> LossFunction:
     """The function from model, inputs and targets to the mean loss.
 
@@ -41,32 +46,30 @@ def make_loss_function(
         precision: of its matrix products.
         compile_it: by `torch.compile`, at the first call.
         eos_id: given, attention stays inside documents, each of which this token opens (see `model/documents.py`).
-        n_chunks: in how many parts the logits are made; the backward pass makes each part again, so that there is
-            never more than one.
+        n_chunks: in how many parts the logits are made, at least; a CPU takes as many as it is fast with.
+        is_divided: whether processes have a part of the weights each; then the logits are made at once.
     """
+    dtype, number_bytes = (
+        runtime.product_dtype(precision),
+        runtime.product_dtype(precision).itemsize if compile_it else 4,
+    )
 
     def mean_loss(model: nn.Module, token_ids: Int[Tensor, "B T"], targets: Int[Tensor, "B T"]) -> Float[Tensor, ""]:
         """Mean negative log-likelihood of the targets but `IGNORED` ones [nats/token], reduced in FP32."""
         documents = None if eos_id is None else find_documents(token_ids, eos_id=eos_id)
-        if n_chunks > 1:
+        if is_divided or (device != "cpu" and n_chunks == 1):
             with runtime.autocast(device, precision):
-                hidden = cast(GPT, model).hidden(token_ids, documents=documents)
-            return _chunked_loss(cast(GPT, model), hidden.flatten(0, 1), targets.flatten())
+                logits = model(token_ids, documents=documents) if documents else model(token_ids)
+            return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED)
+        model = cast(GPT, model)
         with runtime.autocast(device, precision):
-            logits = model(token_ids, documents=documents) if documents else model(token_ids)
-        if compile_it and device == "cpu":
-            return cross_entropy(logits.flatten(0, 1), targets.flatten())
-        return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED)
-
-    def _chunked_loss(model: GPT, hidden: Float[Tensor, "N D"], targets: Int[Tensor, "N"]) -> Float[Tensor, ""]:
-        def part(rows: Tensor, wanted: Tensor) -> Tensor:
-            with runtime.autocast(device, precision):
-                logits = model.lm_head(rows)[..., : model.vocab_size]
-            return F.cross_entropy(logits.float(), wanted, ignore_index=IGNORED, reduction="sum")
-
-        pairs = zip(hidden.chunk(n_chunks), targets.chunk(n_chunks), strict=True)
-        sums = [checkpoint(part, rows, wanted, use_reentrant=False) for rows, wanted in pairs]
-        return torch.stack(sums).sum() / (targets != IGNORED).sum()
+            hidden = model.hidden(token_ids, documents=documents).flatten(0, 1)  # [N D]
+        head = model.lm_head.weight
+        fitting = fitting_parts(len(hidden), *head.shape, number_bytes=number_bytes) if device == "cpu" else 1
+        return linear_cross_entropy(
+            hidden, head, targets.flatten(),
+            vocab_size=model.vocab_size, ignore_index=IGNORED, dtype=dtype, n_parts=max(n_chunks, fitting),
+        )  # fmt: skip
 
     return torch.compile(mean_loss, dynamic=False) if compile_it else mean_loss
 
