@@ -225,7 +225,7 @@ class TrainConfig:
     activation_checkpointing: int = 0
     """Every so-many-th block keeps its input only and is computed again in the backward pass; 0: none."""
     loss_chunks: int = 1
-    """In how many parts the logits are made, one at a time; more need less memory where nothing is compiled."""
+    """In how many parts the logits are made, one at a time, at least; a CPU takes as many as it is fast with."""
     patience: int = 0
     """Evaluations without a better validation loss before the run stops; 0: never."""
     overfit_one_batch: bool = False

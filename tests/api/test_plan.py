@@ -142,6 +142,6 @@ def test_what_is_computed_again_takes_time(tmp_path: Path) -> None:
         return found.step_time_s
 
     plain, every, second = (guessed_s(activation_checkpointing=n) for n in (0, 1, 2))
-    whole = guessed_s(activation_checkpointing=1, loss_chunks=4)
-    assert plain < second < every < whole == pytest.approx(plain * 4 / 3)
+    assert plain < second < every < plain * 4 / 3  # the head, whose logits may be made in parts, is computed once
     assert second == pytest.approx((plain + every) / 2)
+    assert guessed_s(loss_chunks=4) == plain

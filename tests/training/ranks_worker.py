@@ -23,7 +23,7 @@ from smalllm.recipes import load_recipe
 from smalllm.rundir import is_other_rank
 from smalllm.sharded import local
 from smalllm.training.distributed import ALONE, Ranks, arranged, joined
-from smalllm.training.parallel import divide_model, whole_tensors
+from smalllm.training.parallel import divide_model, is_divided, whole_tensors
 from smalllm.training.step import Update, make_loss_function, train_step
 
 SHAPE = ModelConfig(
@@ -31,18 +31,19 @@ SHAPE = ModelConfig(
     qk_norm=True, bias=True, tie_embeddings=False,
 )  # fmt: skip
 VOCAB, WINDOWS = 50, 8
-LOSS = make_loss_function("cpu", "fp32", compile_it=False)
+WHOLE, IN_SHARES = (make_loss_function("cpu", "fp32", compile_it=False, is_divided=share) for share in (False, True))
 
 
 class Divided:
     """A model and its optimizers, divided among ranks."""
 
     def __init__(self, ranks: Ranks, parallel: str, kind: str) -> None:
-        self.ranks = ranks
+        self.ranks, self.loss_function = ranks, IN_SHARES if is_divided(ranks, parallel) else WHOLE
         self.model = GPT(SHAPE, vocab_size=VOCAB)
         init_weights(self.model, seed=1)
         divide_model(self.model, ranks, parallel=parallel, compile_blocks=False)
-        self.optimizers = build_optimizers(self.model, OptimConfig(kind=kind, lr=1e-2))
+        # With a small eps, a gradient that is 0 but for rounding becomes a whole update of AdamW.
+        self.optimizers = build_optimizers(self.model, OptimConfig(kind=kind, lr=1e-2, eps=1e-4))
         set_lr(self.optimizers, 1.0)
 
     def batches(self, step: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -55,8 +56,8 @@ class Divided:
         starts = ((micro * self.ranks.n_data + self.ranks.data_rank) * size for micro in range(2))
         return [(inputs[at : at + size], targets[at : at + size]) for at in starts]
 
-    def step(self, step: int, loss: Any = LOSS, n_batches: int = 2) -> Update:
-        batches = self.batches(step) * (n_batches // 2)
+    def step(self, step: int, loss: Any = None, n_batches: int = 2) -> Update:
+        loss, batches = loss or self.loss_function, self.batches(step) * (n_batches // 2)
         return train_step(
             self.model.train(), self.optimizers, batches, loss, seed=0, step=step, clip_norm=0.5, ranks=self.ranks
         )
@@ -99,7 +100,7 @@ def not_a_number(ranks: Ranks, parallel: str) -> list[Any]:
     before = divided.parts()
 
     def broken(model: Any, token_ids: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        return LOSS(model, token_ids, targets) * (float("nan") if ranks.rank == 1 else 1.0)
+        return divided.loss_function(model, token_ids, targets) * (float("nan") if ranks.rank == 1 else 1.0)
 
     refused = float(bool(divided.step(1, broken).refused))
     untouched = float(all(map(torch.equal, before, divided.parts())))

@@ -8,7 +8,6 @@ after the other, head and loss take about half as long (docs/log.md).
 Source: Hsu et al. 2024 (Liger Kernel), section 3.2, for gradients in the forward pass.
 """
 
-import functools
 from typing import Any
 
 import torch
@@ -18,7 +17,7 @@ from torch import Tensor
 
 _PART_BYTES = 32 << 20  # larger blocks are not kept by the allocator of a CPU (see runtime.configure)
 _CPU_ROWS = 256  # of a product over all token ids: twice as fast as 512 or 1,024 on two cores
-SUMMED = 4  # parts of the weights' gradient that are added up at once
+SUMMED_BYTES = 64 << 20  # of the weights' gradients from several parts, before they are added up
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -44,7 +43,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
             losses.append(loss)
             grads_x.extend(grad_rows)
             grads_w.append(grad_w)
-            if len(grads_w) > SUMMED:
+            if len(grads_w) * grad_w.nbytes > SUMMED_BYTES:
                 grads_w = [_sum(grads_w)]
         n_targets = counts.sum()
         ctx.save_for_backward(n_targets, torch.cat(grads_x), *grads_w)
@@ -83,8 +82,11 @@ def _loss_and_gradient(logits: Tensor, wanted: Tensor, counted: Tensor, vocab_si
 
 
 def _sum(tensors: list[Tensor]) -> Tensor:
-    """In FP32."""
-    return functools.reduce(torch.add, tensors[1:], tensors[0].float())
+    """In FP32; in place, where the first is."""
+    total = tensors[0].float()
+    for other in tensors[1:]:
+        total += other
+    return total
 
 
 def linear_cross_entropy(
@@ -115,7 +117,7 @@ def linear_cross_entropy(
 def fitting_parts(n_tokens: int, n_rows: int, d_model: int, *, number_bytes: int) -> int:
     """In how many parts a CPU is fast: as many as have logits of 32 MiB at most.
 
-    Fewer where a part would have fewer rows than twice the width: the gradients of the weights, one for each part,
-    would take as much memory as the logits that they save.
+    Fewer where a part would have fewer rows than the model is wide: to add up gradients of the weights would then take
+    longer than to make them.
     """
-    return max(1, min(-(-n_tokens * n_rows * number_bytes // _PART_BYTES), n_tokens // (2 * d_model)))
+    return max(1, min(-(-n_tokens * n_rows * number_bytes // _PART_BYTES), n_tokens // d_model))

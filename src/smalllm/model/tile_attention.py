@@ -5,6 +5,7 @@ ever in memory. `cpu_attention` calls it where it can be had. An operator of its
 """
 
 import ctypes
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +44,14 @@ def takes(device: str, dtype: torch.dtype, d_head: int) -> bool:
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def is_available() -> bool:
     """Whether this machine has the unit, and a compiler."""
+    return _library() is not None
+
+
+@functools.cache
+def _library() -> ctypes.CDLL | None:
+    """The compiled kernel, for whose instructions the system has been asked; without that they end the process."""
     library = load_library(Path(__file__).with_name("attention.cpp"))
-    return isinstance(library, ctypes.CDLL) and bool(library.has_tiles())
+    return library if isinstance(library, ctypes.CDLL) and library.has_tiles() else None
 
 
 def attend(
@@ -134,6 +141,6 @@ def _call(
         **{name: _Heads(x.data_ptr(), *x.stride()[:3]) for name, x in held.items()},
         logsumexp=logsumexp.contiguous().data_ptr(),
     )  # fmt: skip
-    library = load_library(Path(__file__).with_name("attention.cpp"))
-    assert isinstance(library, ctypes.CDLL), library
+    library = _library()
+    assert library is not None, "see `takes`"
     getattr(library, name)(ctypes.byref(what))

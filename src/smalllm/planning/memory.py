@@ -32,7 +32,7 @@ from smalllm.config import ModelConfig, OptimConfig, TrainConfig
 from smalllm.model import tile_attention
 from smalllm.model.count import count_parameters, flops_per_token
 from smalllm.model.cpu_attention import BLOCK as ATTENTION_BLOCK
-from smalllm.model.cross_entropy import SUMMED, fitting_parts
+from smalllm.model.cross_entropy import SUMMED_BYTES, fitting_parts
 from smalllm.model.gpt import padded_vocab_size
 from smalllm.recipes.resolve import resolve_shape
 
@@ -160,7 +160,8 @@ def _moments(model: ModelConfig, optim: OptimConfig, train: TrainConfig, *, n_ro
     if not n_parts:
         yield _Moment(gradients=lasting, logits=n_tokens * n_rows * (item if compiled else 12), **before)
     else:  # the last part is worked at; then the sum of all is made
-        parts = item * head * min(n_parts, SUMMED + 1)
+        apart = min(n_parts, max(1, SUMMED_BYTES // (item * head)))  # gradients of the head that are not added up
+        parts = item * head * apart + (4 * head if n_parts > apart else 0)
         logits = -(-n_tokens // n_parts) * n_rows * (2 * item if compiled else 12 if item < 4 else 8)
         yield _Moment(gradients=lasting + parts - item * head, logits=logits, **before)
         yield _Moment(gradients=lasting + parts + 8 * head, **before)
