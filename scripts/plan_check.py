@@ -63,11 +63,11 @@ SHAPES: dict[str, tuple[int, dict[str, Any]]] = {
         LARGE,
         {**LONG, "train.micro_batch_size": 8, "train.tokens_per_step": 4096, "train.activation_checkpointing": 1},
     ),
-    "the same, and the logits in 4 parts": (
+    "the same, and the logits in 16 parts": (
         LARGE,
         {
             **LONG, "train.micro_batch_size": 8, "train.tokens_per_step": 4096, "train.activation_checkpointing": 1,
-            "train.loss_chunks": 4,
+            "train.loss_chunks": 16,
         },
     ),
     "4 x 512, modern form, Muon": (

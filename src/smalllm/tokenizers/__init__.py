@@ -94,7 +94,7 @@ def build_tokenizer(
     if vocab_size not in (None, tokenizer.vocab_size):
         raise TokenizerError(
             f"the {kind} tokenizer has {tokenizer.vocab_size:,} ids, but vocab_size is {vocab_size:,}; "
-            "leave --tokenizer.vocab_size out"
+            f"write --tokenizer.vocab_size {tokenizer.vocab_size}"
         )
     return tokenizer
 
