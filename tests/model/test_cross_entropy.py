@@ -83,6 +83,24 @@ def test_small_gradients_of_fp16_are_not_lost() -> None:
         assert float((one.double() / scale - other).norm() / other.norm()) < 2e-3
 
 
+def test_sums_over_many_rows_do_not_overflow_fp16() -> None:
+    """All rows want the same token, which none expects: its gradient is a sum that grows with their number."""
+    hidden, weight = torch.full((20_000, 8), 6.0, requires_grad=True), torch.zeros(N_ROWS, 8, requires_grad=True)
+    loss = in_parts(hidden, weight, torch.zeros(20_000, dtype=torch.long), dtype=torch.float16)
+    (grad,) = torch.autograd.grad(loss, weight)
+    torch.testing.assert_close(grad[0], torch.full((8,), 6.0 * (1 / VOCAB_SIZE - 1)), rtol=2e-3, atol=0.0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_second_backward_pass_gives_the_same(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    hidden, weight, targets = case(dtype=torch.float32)
+    for most in (0, 8000, 1 << 30):  # all are added up at once; some; none
+        monkeypatch.setattr(cross_entropy, "SUMMED_BYTES", most)
+        loss = in_parts(hidden, weight, targets, 5, dtype)
+        first, second = (torch.autograd.grad(loss, (hidden, weight), retain_graph=True) for _ in range(2))
+        assert all(map(torch.equal, first, second))
+
+
 def test_a_target_that_is_not_corrected_is_noticed() -> None:
     """The partner: the gradient without its ones at the targets."""
     hidden, weight, targets = case()

@@ -33,37 +33,46 @@ class _LinearCrossEntropy(torch.autograd.Function):
         n_parts: int,
     ) -> Tensor:
         counts, x, w = targets != ignore_index, hidden.to(dtype), weight.to(dtype)
+        share = _share(dtype, -(-len(x) // n_parts))
         losses: list[Tensor] = []
         grads_x: list[Tensor] = []
         grads_w: list[Tensor] = []
         for rows, wanted, counted in zip(
             x.chunk(n_parts), torch.where(counts, targets, 0).chunk(n_parts), counts.chunk(n_parts), strict=True
         ):
-            loss, grad_rows, grad_w = _part(rows, w, wanted[:, None], counted, vocab_size)
+            loss, grad_rows, grad_w = _part(rows, w, wanted[:, None], counted, vocab_size, share)
             losses.append(loss)
             grads_x.extend(grad_rows)
             grads_w.append(grad_w)
             if len(grads_w) * grad_w.nbytes > SUMMED_BYTES:
                 grads_w = [_sum(grads_w)]
+        if grads_w[0].dtype == torch.float32:  # to be summed in place, which what is saved must not be
+            grads_w = [_sum(grads_w)]
         n_targets = counts.sum()
         ctx.save_for_backward(n_targets, torch.cat(grads_x), *grads_w)
-        ctx.dtypes = hidden.dtype, weight.dtype
+        ctx.dtypes, ctx.share = (hidden.dtype, weight.dtype), share
         return _sum(losses) / n_targets
 
     @staticmethod
     def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
         n_targets, grad_x, *grads_w = ctx.saved_tensors
-        scale = grad_loss / n_targets  # in FP32, where what is small is not lost: a loss scale may be in it
+        scale = grad_loss / n_targets / ctx.share  # in FP32, where what is small is not lost: a loss scale may be in it
         of_hidden, of_weight = ctx.dtypes
         grads = (grad_x.float() * scale).to(of_hidden), (_sum(grads_w) * scale).to(of_weight)
         return *grads, None, None, None, None, None
 
 
+def _share(dtype: torch.dtype, n_rows: int) -> float:
+    """A power of two: FP16 ends at 65,504, and the gradients of the weights are sums over many rows."""
+    return min(1.0, 512 / (1 << (n_rows - 1).bit_length())) if dtype == torch.float16 else 1.0
+
+
 def _part(
-    rows: Tensor, w: Tensor, wanted: Tensor, counted: Tensor, vocab_size: int
+    rows: Tensor, w: Tensor, wanted: Tensor, counted: Tensor, vocab_size: int, share: float
 ) -> tuple[Tensor, list[Tensor], Tensor]:
-    """The sum of some rows' losses, and its gradients of the rows and of the weights."""
+    """The sum of some rows' losses, and a share of its gradients of the rows and of the weights."""
     loss, grads = _loss_and_gradient(rows @ w.t(), wanted, counted, vocab_size)
+    grads = grads * share if share < 1.0 else grads
     n_rows = _CPU_ROWS if rows.device.type == "cpu" else len(rows)
     return loss, [some @ w for some in grads.split(n_rows)], grads.t() @ rows
 
