@@ -130,7 +130,7 @@ def test_threads_and_layouts_do_not_change_a_bit(restored_threads: None) -> None
 
 
 def test_a_number_that_is_none_stays_visible() -> None:
-    """Else a diverged model would look sound; it reaches only what depends on it."""
+    """Else a diverged model would look sound. One of a key reaches only the queries that see it."""
     q, k, v, grad = draw(100, 32)
     k[0, 1, 40, 3] = math.nan
     y, *grads = outputs_and_gradients(tile_attention.attend, [q, k, v, grad])

@@ -53,6 +53,7 @@ class Room {
         Piece &piece = pieces[n_used++];
         if (piece.bytes < bytes) {
             std::free(piece.at);
+            piece = {nullptr, 0};
             piece = {std::aligned_alloc(64, bytes), bytes};
             if (!piece.at) throw std::bad_alloc();
         }

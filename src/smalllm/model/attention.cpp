@@ -1,8 +1,9 @@
 // Causal attention and its gradients in the matrix unit of Intel's server CPUs: BF16 in and out, FP32 between.
 //
-// Called by `tile_attention.py`. A thread takes a head of keys and values, with all heads of queries that share it. What
-// it works with lies in the cache of its core, in rows that are zero past the last position, so that sizes are multiples
-// of 32 (`matrices.h`). Every number is computed alike however many threads there are.
+// Called by `tile_attention.py`. A thread takes a head of keys and values, with all heads of queries that share it; with
+// fewer such heads in a batch than threads, some have nothing to do. What it works with, 30 bytes for each number of
+// such a head, lies in the cache of its core up to about 1,000 positions, in rows that are zero past the last one, so
+// that sizes are multiples of 32 (`matrices.h`). Every number is computed alike however many threads there are.
 //
 // Source: Dao 2023 (FlashAttention-2), for the order of the gradients; dropout as in `dropout.py`.
 #include <omp.h>

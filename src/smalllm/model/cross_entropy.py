@@ -56,9 +56,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
         n_targets, grad_x, *grads_w = ctx.saved_tensors
-        scale = grad_loss / n_targets / ctx.share  # in FP32, where what is small is not lost: a loss scale may be in it
+        scale = grad_loss / n_targets  # in FP32, where what is small is not lost: a loss scale may be in it
         of_hidden, of_weight = ctx.dtypes
-        grads = (grad_x.float() * scale).to(of_hidden), (_sum(grads_w) * scale).to(of_weight)
+        grads = (grad_x.float() * scale).to(of_hidden), (_sum(grads_w) * (scale / ctx.share)).to(of_weight)
         return *grads, None, None, None, None, None
 
 
@@ -70,11 +70,10 @@ def _share(dtype: torch.dtype, n_rows: int) -> float:
 def _part(
     rows: Tensor, w: Tensor, wanted: Tensor, counted: Tensor, vocab_size: int, share: float
 ) -> tuple[Tensor, list[Tensor], Tensor]:
-    """The sum of some rows' losses, and a share of its gradients of the rows and of the weights."""
+    """The sum of some rows' losses, its gradients of the rows, and a share of that of the weights."""
     loss, grads = _loss_and_gradient(rows @ w.t(), wanted, counted, vocab_size)
-    grads = grads * share if share < 1.0 else grads
     n_rows = _CPU_ROWS if rows.device.type == "cpu" else len(rows)
-    return loss, [some @ w for some in grads.split(n_rows)], grads.t() @ rows
+    return loss, [some @ w for some in grads.split(n_rows)], grads.t() @ (rows * share if share < 1.0 else rows)
 
 
 def _loss_and_gradient(logits: Tensor, wanted: Tensor, counted: Tensor, vocab_size: int) -> tuple[Tensor, Tensor]:

@@ -132,6 +132,7 @@ def _call(
     held = {name: x if x.stride(3) == 1 else x.contiguous() for name, x in tensors.items()}
     mask = None if mask is None else mask.expand(n_batch, 1, n_positions, n_positions).contiguous()
     key = None if key is None or rate == 0 else key.contiguous()
+    logsumexp = logsumexp.contiguous()  # as it was made: nothing is copied
     what = _Attention(
         n_batch, n_heads, tensors["k"].shape[1], n_positions, d_head, torch.get_num_threads(),
         None if mask is None else mask.data_ptr(),
@@ -139,7 +140,7 @@ def _call(
         threshold_of(rate),
         1.0 / (1.0 - rate),
         **{name: _Heads(x.data_ptr(), *x.stride()[:3]) for name, x in held.items()},
-        logsumexp=logsumexp.contiguous().data_ptr(),
+        logsumexp=logsumexp.data_ptr(),
     )  # fmt: skip
     library = _library()
     assert library is not None, "see `takes`"

@@ -96,7 +96,7 @@ def predict_memory(
     """
     n_rows, compiled, on_cpu = padded_vocab_size(vocab_size), bool(train.compile), train.device == "cpu"
     count = count_parameters(model, vocab_size=n_rows)
-    moments = list(_moments(model, optim, train, n_rows=n_rows))
+    moments = list(_moments(model, optim, train, n_rows=n_rows, n_data=n_data))
     peak = max(moments, key=lambda moment: moment.total)
     item = runtime.product_dtype(train.precision).itemsize
     # Besides the most that is kept, and gradients, the many small tensors of a block, forward and backward (not
@@ -114,7 +114,7 @@ def predict_memory(
     gradients = peak.gradients * (share if accumulates or not is_sharded else kept)
     scoring = _scoring_bytes(model, n_rows=n_rows, item=item) + (4 * count.total if kept < 1 else 0)  # by a whole model
     return Memory(
-        process=PROCESS_BYTES + (COMPILER_BYTES if compiled else 0) if on_cpu else 0,
+        process=PROCESS_BYTES + (COMPILER_BYTES if compiled else 0) + _kernel_bytes(model, train) if on_cpu else 0,
         weights=int(4 * count.total * kept) + gathered,
         optimizer=int(_optimizer_bytes(model, optim, n_parameters=count.total) * kept),
         gradients=int(gradients) + (0 if accumulates else gathered),
@@ -143,7 +143,9 @@ class _Moment:
         return self.gradients + self.casts + self.activations + self.logits + self.update
 
 
-def _moments(model: ModelConfig, optim: OptimConfig, train: TrainConfig, *, n_rows: int) -> Iterator[_Moment]:
+def _moments(
+    model: ModelConfig, optim: OptimConfig, train: TrainConfig, *, n_rows: int, n_data: int
+) -> Iterator[_Moment]:
     """Of an update, those at which memory may be at its peak, in order."""
     n_tokens, compiled = _n_tokens(model, train), bool(train.compile)
     item = runtime.product_dtype(train.precision).itemsize
@@ -155,7 +157,7 @@ def _moments(model: ModelConfig, optim: OptimConfig, train: TrainConfig, *, n_ro
     again = _recomputed(model, train)
     kept = [4 * n_tokens * model.d_model if is_again else whole for is_again in again]
     lasting = total if train.tokens_per_step > n_tokens else 0
-    n_parts = _n_parts(model, train, n_rows=n_rows)
+    n_parts = _n_parts(model, train, n_rows=n_rows, n_data=n_data)
     before = dict(casts=cast * (block * again.count(False) + head), activations=sum(kept))
     if not n_parts:
         yield _Moment(gradients=lasting, logits=n_tokens * n_rows * (item if compiled else 12), **before)
@@ -164,6 +166,7 @@ def _moments(model: ModelConfig, optim: OptimConfig, train: TrainConfig, *, n_ro
         parts = item * head * apart + (4 * head if n_parts > apart else 0)
         logits = -(-n_tokens // n_parts) * n_rows * (2 * item if compiled else 12 if item < 4 else 8)
         yield _Moment(gradients=lasting + parts - item * head, logits=logits, **before)
+        before["activations"] += n_tokens * model.d_model * (item + 8)  # the gradient of what the head reads
         yield _Moment(gradients=lasting + parts + 8 * head, **before)
     for layer in reversed(range(model.n_layers)):
         yield _Moment(
@@ -174,9 +177,9 @@ def _moments(model: ModelConfig, optim: OptimConfig, train: TrainConfig, *, n_ro
     yield _Moment(gradients=total, update=_muon_bytes(model) if optim.kind == "muon" else 0)
 
 
-def _n_parts(model: ModelConfig, train: TrainConfig, *, n_rows: int) -> int:
+def _n_parts(model: ModelConfig, train: TrainConfig, *, n_rows: int, n_data: int) -> int:
     """In how many the logits are made, as `training/step.py` decides it; 0: at once, by PyTorch's loss."""
-    on_cpu, is_divided = train.device == "cpu", train.parallel == "fsdp" or train.tensor_parallel > 1
+    on_cpu, is_divided = train.device == "cpu", train.tensor_parallel > 1 or (train.parallel == "fsdp" and n_data > 1)
     if is_divided or (not on_cpu and train.loss_chunks == 1):
         return 0
     item, n_tokens = runtime.product_dtype(train.precision).itemsize if train.compile else 4, _n_tokens(model, train)
@@ -205,6 +208,14 @@ def _working_bytes(model: ModelConfig, *, item: int) -> int:
     """What the backward pass of a block has of one token besides what was kept: gradients of MLP and stream."""
     c = resolve_shape(model)
     return item * (c.d_ff or 0) * (3 if c.mlp == "swiglu" else 2) + 4 * c.d_model
+
+
+def _kernel_bytes(model: ModelConfig, train: TrainConfig) -> int:
+    """What each thread keeps for the attention of `tile_attention`: 30 bytes for each number of a head."""
+    c = resolve_shape(model)
+    assert c.d_head is not None
+    is_ours = tile_attention.takes(train.device, runtime.product_dtype(train.precision), c.d_head)
+    return 30 * c.context_length * c.d_head * (train.threads or 1) if is_ours else 0
 
 
 def _muon_bytes(model: ModelConfig) -> int:
