@@ -19,7 +19,7 @@ from smalllm.problems import check
 from smalllm.protocols import Progress, Silent
 from smalllm.recipes.resolve import micro_batch_size, smaller_micro_batch
 
-_ROUNDS = 3
+_ROUNDS = 5  # of which the first are slower, so that the median is not one of them
 _TRAINING_SHARE = 0.95  # of the minutes; the rest is for evaluations and checkpoints
 _ASSUMED_SHARE = {False: 0.15, True: 0.3}  # of a matrix product's rate; by whether compiled
 _MOST_TRIALS = 3  # of shapes for some minutes
