@@ -1,5 +1,6 @@
 """Our C++ as libraries of this machine: compiled when first used, in a second or two, and kept."""
 
+import contextlib
 import ctypes
 import functools
 import hashlib
@@ -29,7 +30,10 @@ def load_library(source: Path) -> ctypes.CDLL | str:
         return "no C++ compiler (g++ or clang++) was found"
     try:
         path = _built(source, compiler)
-        return ctypes.CDLL(str(path))
+        with contextlib.suppress(OSError):
+            return ctypes.CDLL(str(path))
+        path.unlink(missing_ok=True)  # damaged on the disk: made anew, once
+        return ctypes.CDLL(str(_built(source, compiler)))
     except subprocess.CalledProcessError as error:
         said = [line for line in error.stderr.splitlines() if line.strip()] or ["no message"]
         return f"{compiler} failed: {said[0]}"
@@ -57,6 +61,8 @@ def _built(source: Path, compiler: str) -> Path:
             half, made = Path(work, "half.o"), Path(work, "whole.so")
             _run([compiler, *_FLAGS, "-c", str(source), "-o", str(half)])
             _run([compiler, "-shared", str(half), "-o", str(made), *_openmp(version)])
+            with made.open("rb") as whole:
+                os.fsync(whole.fileno())  # half a library would end the process that loads it
             os.replace(made, library)  # whole or not at all, whoever else builds it now
     return library
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from generation_helpers import BACKENDS, GREEDY, make_decoder
-from smalllm.compiler import load_library
+from smalllm.compiler import _built, load_library
 from smalllm.config import ModelConfig
 from smalllm.errors import ConfigError
 from smalllm.generation.native import NativeReader, load_decoder
@@ -32,6 +32,17 @@ def test_it_is_compiled_once_and_kept(tmp_path: Path, monkeypatch: pytest.Monkey
     load_library.cache_clear()
     assert isinstance(load_decoder(), ctypes.CDLL)
     assert [path.stat().st_mtime_ns for path in (tmp_path / "smalllm").iterdir()] == [made_at]
+
+
+@pytest.mark.parametrize("left", [b"", b"damaged"])
+def test_a_damaged_library_is_made_anew(left: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    (tmp_path / "smalllm").mkdir(mode=0o700)
+    source = tmp_path / "answer.cpp"
+    source.write_text('extern "C" int answer() { return 42; }\n')
+    _built(source, "g++").write_bytes(left)
+    found = load_library(source)
+    assert isinstance(found, ctypes.CDLL) and found.answer() == 42
 
 
 def test_a_folder_that_others_may_write_is_not_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@
 #include "unit.h"
 
 #ifdef HAS_TILES
-constexpr int64_t SIDE = 32;    // of the squares in which products are made: 2 x 2 tiles
+constexpr int64_t SIDE = 32;  // of the squares in which products are made: 2 x 2 tiles
 
 namespace {
 
