@@ -8,6 +8,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Iterator
+from fcntl import LOCK_EX, LOCK_NB, lockf
 from pathlib import Path
 from typing import Any
 
@@ -228,13 +229,31 @@ def test_a_killed_run_leaves_no_process_behind(run: RunDir, name: str) -> None:
     """
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True)
     assert done.returncode == -signal.SIGKILL
-    wait_for(lambda: not list(processes_of(run)))
+    wait_for(lambda: has_let_go(run.tracking / name / ".lock"))
     assert len(calls(run, name, kind="end")) == (name == "Plain")
+    wait_for(lambda: not list(processes_of(run)))
+
+
+def has_let_go(lock: Path) -> bool:
+    """Whether the tracker's process, which holds its lock until it has done all it will do, has let it go."""
+    with open(lock, "r+") as file:
+        try:
+            lockf(file, LOCK_EX | LOCK_NB)
+        except OSError:
+            return False
+    return True
 
 
 def processes_of(run: RunDir) -> Iterator[str]:
-    listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True).stdout
+    # -ww: else COLUMNS in the environment cuts the lines, and no process would ever be found
+    listed = subprocess.run(["ps", "-ewwo", "args"], capture_output=True, text=True, check=True).stdout
     yield from (line for line in listed.splitlines() if "tracking.child" in line and str(run.path) in line)
+
+
+def test_processes_are_found_among_those_that_run(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    with follow(run, "Plain"):
+        wait_for(lambda: list(processes_of(run)))
 
 
 # --- parts
