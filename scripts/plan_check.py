@@ -2,9 +2,10 @@
 """Plan some runs, make them, and show how near the plans were: memory at the peak, and time of an update.
 
 Each shape is planned (`smalllm plan --json`, which times a few updates) and trained for a few updates right after it,
-each in a process of its own, on a text made here. Memory is the peak of the run's process up to its last update; time
-the median of its updates but the first. Other programs on the machine spoil the time, not the memory. Prints a
-Markdown table; exits with 1 where memory is off by more than `--within`.
+each in a process of its own, on a text made here; both `--rounds` times in turn. Memory is the peak of a run's process
+up to its last update; time the median of its updates but the first. Of each the median over the rounds is shown, with
+the range of the ratios of time: other programs on the machine spoil the time, not the memory. Prints a Markdown table;
+exits with 1 where memory is off by more than `--within`.
 """
 
 import argparse
@@ -16,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -104,14 +106,18 @@ def main() -> int:
         make_text(folder)
         for number, name in enumerate(chosen):
             vocab_size, changes = SHAPES[name]
-            found = check(folder / f"run-{number}", vocab_size, {**changes, "train.threads": options.threads})
-            rows.append([name, f"{vocab_size:,}", *described(found)])
-            print(json.dumps({"shape": name, **found}), file=sys.stderr, flush=True)
-            if abs(found["planned_bytes"] / found["run_bytes"] - 1) > options.within:
+            rounds = []
+            for turn in range(options.rounds):
+                out = folder / f"run-{number}-{turn}"
+                rounds.append(check(out, vocab_size, {**changes, "train.threads": options.threads}))
+                print(json.dumps({"shape": name, **rounds[-1]}), file=sys.stderr, flush=True)
+            rows.append([name, f"{vocab_size:,}", *described(rounds)])
+            if abs(median(rounds, "planned_bytes") / median(rounds, "run_bytes") - 1) > options.within:
                 off.append(name)
     print(f"{platform.processor() or platform.machine()}, Python {platform.python_version()}, {versions()}\n")
     print(
-        "| shape | ids | memory planned | run | ratio | time planned | run | ratio |\n|---|---|---|---|---|---|---|---|"
+        "| shape | ids | memory planned | run | ratio | time planned | run | ratio | of each round |\n"
+        "|---|---|---|---|---|---|---|---|---|"
     )
     for row in rows:
         print(f"| {' | '.join(row)} |")
@@ -126,6 +132,7 @@ def read_options() -> argparse.Namespace:
         description=__doc__, formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, width=100)
     )
     parser.add_argument("--only", nargs="*", default=[], help="words of the shapes' names; absent: all")
+    parser.add_argument("--rounds", type=int, default=3, help="of a plan and a run (default 3)")
     parser.add_argument("--threads", type=int, default=1, help="of the CPU (default 1)")
     parser.add_argument("--within", type=float, default=0.15, help="what memory may be off by (default 0.15)")
     return parser.parse_args()
@@ -164,17 +171,25 @@ def check(out: Path, vocab_size: int, changes: dict[str, Any]) -> dict[str, Any]
     }
 
 
-def described(found: dict[str, Any]) -> list[str]:
+def described(rounds: Sequence[dict[str, Any]]) -> list[str]:
     """The cells of a row."""
-    memory, run = found["planned_bytes"], found["run_bytes"]
+    memory, run = median(rounds, "planned_bytes"), median(rounds, "run_bytes")
+    planned_s, run_s = median(rounds, "planned_s"), median(rounds, "run_s")
+    ratios = sorted(found["planned_s"] / found["run_s"] for found in rounds)
     return [
         f"{memory / 1e6:,.0f} MB",
         f"{run / 1e6:,.0f} MB",
         f"{memory / run:.2f}",
-        f"{found['planned_s']:.2f} s",
-        f"{found['run_s']:.2f} s",
-        f"{found['planned_s'] / found['run_s']:.2f}",
+        f"{planned_s:.2f} s",
+        f"{run_s:.2f} s",
+        f"{planned_s / run_s:.2f}",
+        f"{ratios[0]:.2f} to {ratios[-1]:.2f}",
     ]
+
+
+def median(rounds: Sequence[dict[str, Any]], key: str) -> float:
+    """Over the rounds."""
+    return float(statistics.median(found[key] for found in rounds))
 
 
 def words(changes: dict[str, Any]) -> list[str]:

@@ -19,7 +19,8 @@ from smalllm.problems import check
 from smalllm.protocols import Progress, Silent
 from smalllm.recipes.resolve import micro_batch_size, smaller_micro_batch
 
-_ROUNDS = 5  # of which the first are slower, so that the median is not one of them
+_LEAST_ROUNDS, _MOST_ROUNDS = 5, 20  # of updates; the first are slower, so that the median is not one of them
+_MEASURED_S = 5.0  # unless those are enough: a machine that others use is slow for a second now and then
 _TRAINING_SHARE = 0.95  # of the minutes; the rest is for evaluations and checkpoints
 _ASSUMED_SHARE = {False: 0.15, True: 0.3}  # of a matrix product's rate; by whether compiled
 _MOST_TRIALS = 3  # of shapes for some minutes
@@ -188,8 +189,11 @@ def _measured(here: Here) -> tuple[float, float, int]:
     times_s: dict[int, list[float]] = {1: [], 2: []}
     answer: dict[str, Any] = {}
     with started(config, here.vocab_size, min(2, n_micro), contestant) as child:
-        startup_s = time.monotonic() - began_at
-        for _ in range(_ROUNDS):
+        ready_at = time.monotonic()
+        startup_s = ready_at - began_at
+        for done in range(_MOST_ROUNDS):
+            if done >= _LEAST_ROUNDS and time.monotonic() - ready_at > _MEASURED_S:
+                break
             for n in range(1, min(2, n_micro) + 1):
                 answer = child.ask(n)
                 times_s[n].append(answer["seconds"])

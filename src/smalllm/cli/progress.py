@@ -46,7 +46,8 @@ class TerminalProgress:
     def row(self, row: Mapping[str, Any]) -> None:
         """Move the bar to the row's step; rows of validation and tasks stay on the screen as a line."""
         if row["split"] != "train":
-            self._console.print(_val_line(row) if row["split"] == "val" else _task_line(row))
+            for line in _lines(row):
+                self._console.print(line)
         elif self._live is not None:
             self._bar.update(self._task, completed=row["step"], note=_train_note(row))
 
@@ -80,7 +81,8 @@ class LineProgress:
     def row(self, row: Mapping[str, Any]) -> None:
         """Print rows of validation and tasks, and training rows now and then."""
         if row["split"] != "train":
-            self.say(_val_line(row) if row["split"] == "val" else _task_line(row))
+            for line in _lines(row):
+                self.say(line)
         elif self._is_due() or row["step"] == self._total:
             remaining_s = (self._total - row["step"]) * row["step_time_s"]
             self.say(f"step {row['step']:,}/{self._total:,}  {_train_note(row)}  {remaining_s:.0f} s left")
@@ -116,6 +118,11 @@ def _train_note(row: Mapping[str, Any]) -> str:
         f"loss {row['loss']:.3f} (mean {row['loss_ema']:.3f})  {row['tokens_per_second']:,.0f} tokens/s  "
         f"{size(row['peak_memory_bytes'])}"
     )
+
+
+def _lines(row: Mapping[str, Any]) -> list[str]:
+    """What is said of a row that is not of training; nothing of an event, which is also told by `say`."""
+    return [make(row) for split, make in (("val", _val_line), ("task", _task_line)) if row["split"] == split]
 
 
 def _task_line(row: Mapping[str, Any]) -> str:
