@@ -115,8 +115,9 @@ def _data_problems(data: DataConfig) -> Iterator[str]:
         yield 'data.url is absent: source = "url" needs it'
     if data.source == "hub" and not data.hub_name and not data.files:
         yield 'data.hub_name is absent: source = "hub" needs it'
-    if data.source == "hub" and not data.files:
-        yield from _hub_problems(data)
+    is_hub = data.source == "hub" and not data.files
+    if is_hub and data.hub_files and set(data.hub_files) <= set(data.hub_val_files):
+        yield f"data.hub_files = {list(data.hub_files)}: all are data.hub_val_files too, so none is left to train on"
     if data.separator == "":
         yield 'data.separator = "": must not be empty; leave it out to keep each file whole'
     if data.mode == "stream" and data.packing == "padded":
@@ -127,13 +128,6 @@ def _data_problems(data: DataConfig) -> Iterator[str]:
         yield 'data.document_mask = true: data.packing = "padded" leaves nothing to mask; give one of them'
     if data.sha256 is not None and (len(data.sha256) != 64 or set(data.sha256) - set("0123456789abcdef")):
         yield f"data.sha256 = {data.sha256!r}: must be 64 lower-case hex digits"
-
-
-def _hub_problems(data: DataConfig) -> Iterator[str]:
-    if data.val_files:
-        yield f"data.val_files = {list(data.val_files)}: of a data set on the Hub, name data.hub_val_files"
-    if data.hub_val_files and data.hub_files and set(data.hub_files) <= set(data.hub_val_files):
-        yield f"data.hub_files = {list(data.hub_files)}: all are data.hub_val_files too, so none is left to train on"
 
 
 def _stream_problems(data: DataConfig, train: TrainConfig) -> Iterator[str]:

@@ -152,7 +152,8 @@ def test_the_last_tokens_are_held_out_and_said_to_be(ours: Ours, tmp_path: Path)
     with pytest.raises(DataError, match=r"no file is held out"):
         smalllm.train(ours.on(folder, **{"data.val_fraction": 0.0}), out=tmp_path / "new")
     held = write_shards(tmp_path / "held", "llmc", val=ours.ids["val"])
-    smalllm.train(ours.on(folder, **{"data.val_files": (str(held),)}), out=tmp_path / "new")
+    hub = {"data.source": "hub", "data.hub_name": "owner/name"}  # as recipes have it; its files are not read
+    smalllm.train(ours.on(folder, **{"data.val_files": (str(held),)}, **hub), out=tmp_path / "new")
     assert final_files(tmp_path / "new") == final_files(ours.out)
 
 

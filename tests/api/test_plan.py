@@ -1,6 +1,7 @@
 """A plan says what a run then measures, and what it proposes follows its rule."""
 
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -11,10 +12,13 @@ import pytest
 import smalllm
 from run_helpers import prepared_config, tiny_config
 from smalllm import cli
+from smalllm.cli.options import parse, split_recipe
+from smalllm.cli.train import Options
+from smalllm.config import RunConfig
 from smalllm.errors import ConfigError
 from smalllm.model.count import count_parameters, flops_per_token
 from smalllm.planning.budget import COMPUTE_OPTIMAL
-from smalllm.recipes import override
+from smalllm.recipes import override, save_config
 
 LENGTHLESS = {"train.max_steps": None, "train.max_epochs": 2.0}
 
@@ -69,6 +73,7 @@ def test_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert "FLOPs per token" in said.out and "at the peak" in said.out and "(guessed)" in said.out
     command = next(line for line in said.out.splitlines() if "smalllm train" in line)
     assert "--train.max_minutes 2 --train.memory 2GB" in command and "--model.n_layers" in command
+    assert "--train.compile false" in command and command.count("--model.d_model") == 1
     small = ["--train.tokens_per_step", "512", "--train.threads", "1", "--json"]
     assert cli.main([*words, *small]) == 0
     found = json.loads(capsys.readouterr().out)
@@ -99,6 +104,23 @@ def test_wrong_words(words: list[str], problem: str, capsys: pytest.CaptureFixtu
 def test_a_budget_must_be_positive(tmp_path: Path) -> None:
     with pytest.raises(ConfigError):
         smalllm.plan(tiny_config(tmp_path), minutes=float("nan"))
+
+
+def test_the_command_that_is_printed_trains_what_was_planned(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = tmp_path / "my recipe.toml"
+    save_config(tiny_config(tmp_path), recipe)
+    given = ["--model.mlp=swiglu", "--optim.kind", "muon", "--train.max-steps", "3", "--eval.sample_prompts", "a b", ""]
+    assert cli.main(["plan", str(recipe), *given, "--guess", "--minutes", "1000"]) == 0
+    line = next(line for line in capsys.readouterr().out.splitlines() if "smalllm train" in line)
+    config, rest, _ = split_recipe(shlex.split(line)[2:], command="train")
+    printed: RunConfig = parse(Options, rest, command="train", config=config).config
+    assert printed.model.mlp == "swiglu" and printed.optim.kind == "muon" and printed.eval.sample_prompts == ("a b", "")
+    assert (
+        printed.model.n_layers != config.model.n_layers and printed.model.context_length == config.model.context_length
+    )
+    assert printed.train.max_minutes == 1000 and printed.train.max_steps is None  # 3 would have ended the run
 
 
 # --- against runs

@@ -13,6 +13,7 @@ from smalllm.data.hub import HubSet, fetch_file, fetch_from_hub, open_set, read_
 from smalllm.data.hub_datasets import read_with_datasets
 from smalllm.data.hub_layout import Choice, choose_files
 from smalllm.data.sources import read_files
+from smalllm.errors import ConfigError
 
 RECORD_SUFFIXES = (
     ".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz", ".json", ".json.gz", ".parquet", ".tar.gz", ".tgz",
@@ -45,9 +46,12 @@ def find_text(data: DataConfig, notice: Notice) -> HubText:
     """Find out which files hold the text that a configuration asks for.
 
     Raises:
+        ConfigError: `val_files`, which are none of the data set's.
         DataError: no such data set, configuration, split or file, or no way to them.
     """
     assert data.hub_name is not None
+    if data.val_files:
+        raise ConfigError(f"data.val_files = {list(data.val_files)}: of a data set on the Hub, name data.hub_val_files")
     hub = open_set(data.hub_name, revision=data.hub_revision, notice=notice)
     card = {} if data.hub_files else read_card(hub, notice=notice)
     choice = choose_files(hub.sizes, card, data, where=hub.name)

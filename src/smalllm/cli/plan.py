@@ -1,8 +1,9 @@
 """`smalllm plan RECIPE`."""
 
 import json
+import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
@@ -50,7 +51,7 @@ def main(arguments: Sequence[str]) -> int:
     for note in found.notes:
         print(f"note: {note}", file=sys.stderr)
     if options.minutes is not None:
-        print(f"train it with:\n  {_command(found, options, name)}")
+        print(f"train it with:\n  {_command(found, options, name, rest)}")
     return 0
 
 
@@ -91,16 +92,32 @@ def _text(found: "Plan") -> str:
     return "\n".join(lines)
 
 
-def _command(found: "Plan", options: Options, name: str) -> str:
-    model, words = found.config.model, [f"smalllm train {name}"]
-    given = options.config.model
-    for key in ("n_layers", "n_heads", "n_kv_heads", "d_model", "d_ff"):
-        if getattr(given, key) is not None:
-            words.append(f"--model.{key} {getattr(model, key)}")
-    words += [
-        f"--train.tokens_per_step {found.config.train.tokens_per_step}",
-        f"--train.max_minutes {options.minutes:g}",
-    ]
+def _command(found: "Plan", options: Options, name: str, arguments: Sequence[str]) -> str:
+    """What trains the planned run: the options that were given, but for those that the plan chose."""
+    given, train = options.config, found.config.train
+    shape = ("n_layers", "n_heads", "n_kv_heads", "d_model", "d_ff")
+    chosen: dict[str, object] = {
+        f"model.{key}": getattr(found.config.model, key) for key in shape if getattr(given.model, key) is not None
+    }
+    chosen["train.tokens_per_step"] = train.tokens_per_step
+    for key in ("max_steps", "max_tokens", "max_epochs"):  # of these and the minutes the smallest would win
+        if getattr(given.train, key) is not None:
+            chosen[f"train.{key}"] = None
+    chosen["train.max_minutes"] = f"{options.minutes:g}"
     if options.memory is not None:
-        words.append(f"--train.memory {options.memory}")
-    return " ".join(words)
+        chosen["train.memory"] = options.memory
+    words = ["smalllm", "train", name, *_kept(arguments, chosen)]
+    for field, value in chosen.items():
+        words += [f"--{field}", str(value)]
+    return shlex.join(words)
+
+
+def _kept(arguments: Sequence[str], chosen: Mapping[str, object]) -> Iterator[str]:
+    """The options of a run among the arguments, each with its values, but for those that were chosen."""
+    is_kept = False
+    for argument in arguments:
+        if argument.startswith("--"):
+            field = argument.removeprefix("--").split("=", 1)[0].replace("-", "_")
+            is_kept = "." in field and field not in chosen
+        if is_kept:
+            yield argument
