@@ -40,13 +40,18 @@ def data_path(config: RunConfig) -> Path:
 
 
 def open_source(
-    data: DataConfig, *, part: tuple[int, int] | None = None, notice: Callable[[str], None] | None = None
+    data: DataConfig,
+    *,
+    part: tuple[int, int] | None = None,
+    in_turn: bool = False,
+    notice: Callable[[str], None] | None = None,
 ) -> tuple[Documents, dict[str, Any]]:
     """The documents of a configuration, and what the manifest says of the source.
 
     Args:
         data: of the configuration.
         part: (i, n) for the files i, i + n, i + 2n, … of `data.files`; None for all of the source.
+        in_turn: download only the first file of the Hub now, and another one when its turn comes.
         notice: told of downloads.
 
     Raises:
@@ -79,6 +84,8 @@ def open_source(
         text = hub.find_text(data, notice)
         if text.by_datasets:
             return hub.documents_by_datasets(text, data), text.facts
+        if in_turn and (text.choice.val or len(text.choice.train) > 1):  # one file may be a text that is cut by size
+            return hub.documents_in_turn(text, data, notice), text.facts
         documents, _ = _open_files(data, *hub.fetch_all(text, notice))
         return documents, text.facts
     raise ConfigError("data.files is empty: source = \"files\" needs some, for example --data.files 'texts/*.txt'")
