@@ -17,7 +17,8 @@ from smalllm.data.document import Document, Reading
 from smalllm.data.download import fetch_url
 from smalllm.data.foreign import is_foreign
 from smalllm.data.foreign_formats import SUFFIXES
-from smalllm.data.manifest import Manifest, read_manifest
+from smalllm.data.manifest import PROGRESS_NAME, Manifest, read_manifest
+from smalllm.data.parts import check_no_parts
 from smalllm.data.shards import open_split
 from smalllm.data.sources import expand_files, read_files, read_python_library, read_whole_text
 from smalllm.data.stories import fingerprint, stories
@@ -144,6 +145,9 @@ def load_data(
             return load_foreign(directory, data or DataConfig(), tokenizer=tokenizer, progress=progress or Silent())
         if directory.is_file():
             raise DataError(f"{directory}: is a file; expected the folder that holds it")
+        check_no_parts(directory)
+        if (directory / PROGRESS_NAME).exists():
+            read_manifest(directory)  # says how to finish it
         raise DataError(
             f"{directory}: no {' or '.join(SUFFIXES)} shards of another program and no prepared data here; "
             f"prepare it first:\n  {command}"

@@ -16,7 +16,7 @@ from smalllm.config import RunConfig
 from smalllm.data.dedup import Deduplicator
 from smalllm.data.document import Document, Reading
 from smalllm.data.manifest import MANIFEST_NAME, PROGRESS_NAME, Manifest, dtype_for
-from smalllm.data.parts import check_unmerged, part_path
+from smalllm.data.parts import check_no_parts, check_unmerged, part_path
 from smalllm.data.pieces import assign_splits
 from smalllm.data.prepare import prepare_shards, tally_documents
 from smalllm.data.summary import Tally, partial_tokens
@@ -57,7 +57,9 @@ def prepare(
     """
     check(config)
     out, progress = out or data_path(config), progress or Silent()
-    if part is not None:
+    if part is None:
+        check_no_parts(out)
+    else:
         _check_part(config, part)
         check_unmerged(out)
         out = part_path(out, part[0])
