@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -27,8 +28,8 @@ from run_helpers import (
     tree,
 )
 from smalllm import cli
-from smalllm.api import load_run, prepare, runs, train
-from smalllm.checkpoint import find_checkpoint, save_checkpoint
+from smalllm.api import load_run, prepare, runs, sitting, train
+from smalllm.checkpoint import TrainState, checkpoint_paths, find_checkpoint, load_checkpoint, save_checkpoint
 from smalllm.config import RunConfig
 from smalllm.errors import CheckpointError, ConfigError, DataError, NonFiniteError, RunError, TokenizerError
 from smalllm.protocols import Silent
@@ -198,6 +199,26 @@ def test_patience_ends_a_run(whole: Whole, tmp_path: Path) -> None:
     losses = [row["loss"] for row in exact_rows(tmp_path) if row["split"] == "val"]
     assert result["steps"] < 400 and losses[-1] >= min(losses) and result["best_step"] < result["steps"]
     assert train(config, out=tmp_path, resume=True) == result
+
+
+def test_the_result_counts_every_step_and_not_only_those_with_a_row(whole: Whole, tmp_path: Path) -> None:
+    stops = {"train.patience": 1, "train.max_steps": 400, "eval.every": 2, "optim.lr": 0.3, "train.log_every": 10}
+    result = train(override(whole.config, stops), out=tmp_path)
+    rows = [row for row in read_jsonl(RunDir(tmp_path).metrics) if row["split"] == "train"]
+    state = load_checkpoint(checkpoint_paths(RunDir(tmp_path))[0]).state
+    assert result["steps"] > rows[-1]["step"]
+    assert (result["steps"], result["tokens"]) == (state.step, state.step * 128)
+    assert result["train_time_s"] >= state.elapsed_s >= rows[-1]["elapsed_s"]
+
+
+def test_a_result_without_any_train_row(whole: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The only update overflowed in FP16: there is no speed to tell, and still a result."""
+    monkeypatch.setattr(sitting, "TrainState", partial(TrainState, loss_scale=2.0**60))
+    result = train(override(whole.config, {"train.precision": "fp16", "train.max_steps": 1}), out=tmp_path)
+    rows = read_jsonl(RunDir(tmp_path).metrics)
+    assert [row["split"] for row in rows] == ["event", "val"] and "FP16 overflow" in rows[0]["event"]
+    assert (result["steps"], result["tokens"], result["tokens_per_second"], result["mfu"]) == (1, 0, None, None)
+    assert read_json(RunDir(tmp_path).result) == result and (tmp_path / "report.html").exists()
 
 
 @pytest.mark.parametrize(
