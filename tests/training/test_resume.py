@@ -30,7 +30,7 @@ from run_helpers import (
 from smalllm import cli
 from smalllm.api import load_run, prepare, runs, sitting, train
 from smalllm.checkpoint import TrainState, checkpoint_paths, find_checkpoint, load_checkpoint, save_checkpoint
-from smalllm.config import RunConfig
+from smalllm.config import RunConfig, as_dict
 from smalllm.errors import CheckpointError, ConfigError, DataError, NonFiniteError, RunError, TokenizerError
 from smalllm.protocols import Silent
 from smalllm.recipes import load_recipe, override, save_config
@@ -193,6 +193,28 @@ def test_the_learning_rate_may_change(whole: Whole, tmp_path: Path) -> None:
     assert all(rates[step] == before[step] * (1.0 if step <= 6 else 0.5) for step in rates)
 
 
+@pytest.mark.parametrize(
+    ("changes", "rel"),
+    [
+        ({"train.micro_batch_size": 8}, 1e-5),
+        ({"train.loss_chunks": 4}, 1e-5),
+        ({"train.activation_checkpointing": 1}, 0),
+    ],
+    ids=["micro-batch", "logits in parts", "activations again"],
+)
+def test_the_memory_of_a_step_may_change(tmp_path: Path, changes: dict[str, Any], rel: float) -> None:
+    """Another way to compute the same: to the last bit where nothing is added up in another order."""
+    config = prepared_config(tmp_path, {"model.dropout": 0.0 if rel else 0.1})
+    for out, asked in (("as it was", {}), ("changed", changes)):
+        train_until(6, config, tmp_path / out)
+        train_until(LAST, config, tmp_path / out, resume=True, changes=asked)
+    was, now = ([row["loss"] for row in exact_rows(tmp_path / out)] for out in ("as it was", "changed"))
+    assert now == pytest.approx(was, rel=rel, abs=0)
+    stored = as_dict(load_recipe(str(tmp_path / "changed")))["train"]
+    assert {f"train.{key}": stored[key] for key in stored if f"train.{key}" in changes} == changes
+    assert (final_files(tmp_path / "changed") == final_files(tmp_path / "as it was")) == (rel == 0)
+
+
 def test_patience_ends_a_run(whole: Whole, tmp_path: Path) -> None:
     config = override(whole.config, {"train.patience": 1, "train.max_steps": 400, "eval.every": 2, "optim.lr": 0.3})
     result = train(config, out=tmp_path)
@@ -228,6 +250,7 @@ def test_a_result_without_any_train_row(whole: Whole, tmp_path: Path, monkeypatc
         ({"train.seed": 5}, r"train\.seed = 5: .* was started with 1337"),
         ({"train.tokens_per_step": 256}, r"train\.tokens_per_step = 256: .* was started with 128"),
         ({"train.precision": "bf16"}, r"train\.precision = 'bf16': .* was started with 'fp32'"),
+        ({"train.micro_batch_size": 3}, r"train\.micro_batch_size = 3: must divide the 8 windows"),
         ({"train.max_steps": -1}, r"train\.max_steps = -1: must be at least 1"),
     ],
 )
@@ -251,8 +274,9 @@ def test_another_recipe_is_named(whole: Whole) -> None:
         {"train.micro_batch_size": None},
         {"train.max_steps": None, "train.max_epochs": 0.0822},
         {"train.device": "auto", "train.compile": "auto"},
+        {"train.micro_batch_size": "auto"},
     ],
-    ids=["warmup", "precision", "micro-batch", "epochs", "auto"],
+    ids=["warmup", "precision", "micro-batch", "epochs", "auto", "automatic micro-batch"],
 )
 def test_the_same_command_again_goes_on(whole: Whole, tmp_path: Path, asked: dict[str, Any]) -> None:
     """What was resolved once is not taken for a change."""

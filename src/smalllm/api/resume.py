@@ -12,11 +12,12 @@ from smalllm.protocols import Tokenizer
 from smalllm.recipes import load_recipe, override
 from smalllm.rundir import RunDir
 
-# The rest decides the weights or the order of the data, and stays as stored.
+# The rest decides the weights or the order of the data, and stays as stored. What memory a step needs decides neither.
 _MAY_CHANGE = {
     "train.max_steps", "train.max_tokens", "train.max_epochs", "train.max_minutes", "train.save_every",
     "train.save_every_s", "train.keep_checkpoints", "train.log_every", "train.patience", "train.device",
-    "train.threads", "train.compile", "train.parallel", "train.tensor_parallel",
+    "train.micro_batch_size", "train.activation_checkpointing", "train.loss_chunks", "train.threads", "train.compile",
+    "train.parallel", "train.tensor_parallel",
     "optim.lr", "optim.muon_lr", "optim.min_lr_ratio", "optim.schedule",
     "optim.warmup_steps", "optim.warmup_fraction", "optim.decay_fraction", "eval.every", "eval.tokens",
     "eval.sample_every", "eval.sample_prompts", "eval.final_tokens", "eval.tasks", "eval.tasks_every",
@@ -53,6 +54,8 @@ def opened_config(run: RunDir, config: RunConfig, changes: Mapping[str, Any]) ->
     if wrong:
         raise ConfigError([*wrong, "choose another --out to start a new run"])
     applied = {name: value for name, value in changes.items() if name in _MAY_CHANGE}
+    if applied.get("train.micro_batch_size") == "auto":  # what it became then, it still is
+        del applied["train.micro_batch_size"]
     if any(name in _LENGTHS for name in applied):  # a new length replaces the old one
         applied = {**dict.fromkeys(_LENGTHS), **applied}
     if "optim.warmup_fraction" in applied:  # it was stored as warmup_steps
