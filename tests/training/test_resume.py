@@ -193,6 +193,55 @@ def test_the_learning_rate_may_change(whole: Whole, tmp_path: Path) -> None:
     assert all(rates[step] == before[step] * (1.0 if step <= 6 else 0.5) for step in rates)
 
 
+MINUTES = {"train.max_minutes": 5.0}
+
+
+def in_minutes(whole: Whole, **changes: Any) -> RunConfig:
+    """What the command line makes of `--train.max_minutes`: the recipe's own length is a limit too."""
+    return override(whole.config, {**MINUTES, "train.max_steps": 100_000, "eval.every": 0, **changes})
+
+
+@pytest.mark.parametrize("asked", [MINUTES, {**MINUTES, "train.max_steps": 100_000}, {}], ids=["one", "two", "recipe"])
+def test_the_same_minutes_again_are_the_same_steps(whole: Whole, tmp_path: Path, asked: dict[str, Any]) -> None:
+    """As torchrun --max-restarts, Slurm or cron give one command again and again."""
+    config = in_minutes(whole)
+    said = train_until(3, config, tmp_path, resume=True, changes=asked)
+    stored = load_recipe(str(tmp_path))
+    assert any(" s an update: " in text for text in said) and stored.train.max_minutes is None
+    for step in (5, 8):
+        said = train_until(step, config, tmp_path, resume=True, changes=asked)
+        assert load_recipe(str(tmp_path)) == stored and not any(" s an update: " in text for text in said)
+    at_once = override(whole.config, {"train.max_steps": stored.train.max_steps, "eval.every": 0})
+    train_until(8, at_once, tmp_path / "at once")
+    assert final_files(tmp_path) == final_files(tmp_path / "at once")
+
+
+def test_other_minutes_are_those_of_the_sitting(whole: Whole, tmp_path: Path) -> None:
+    """The partner. Once complete, the same command only reads; a change of something else forgets no minutes."""
+    config, moment = in_minutes(whole), {"train.max_minutes": 1e-9}  # for one update
+    train_until(3, config, tmp_path, changes=MINUTES)
+    result = train(config, out=tmp_path, resume=True, changes=moment)
+    assert result["steps"] == 4
+    assert train(config, out=tmp_path, resume=True, changes={"train.log_every": 2}) == result
+    before = tree(tmp_path)
+    assert train(config, out=tmp_path, resume=True, changes=moment) == result and tree(tmp_path) == before
+    train_until(6, config, tmp_path, resume=True, changes={"train.max_steps": 7})
+    assert (
+        train(config, out=tmp_path, resume=True, changes=moment)["steps"] == 7
+    )  # one more: another length was between
+
+
+def test_minutes_of_a_run_that_lost_its_patience(whole: Whole, tmp_path: Path) -> None:
+    config = in_minutes(whole, **{"train.patience": 1, "eval.every": 2, "optim.lr": 0.3})
+    result = train(config, out=tmp_path, changes=MINUTES)
+    for minutes in (5.0, 7.0):  # the same, and others: there is nothing left to train
+        RunDir(tmp_path).result.unlink()  # killed before it was written
+        again = train(config, out=tmp_path, resume=True, changes={"train.max_minutes": minutes})
+        assert (again["steps"], again["val"]) == (result["steps"], result["val"])
+        stored = load_recipe(str(tmp_path)).train
+        assert stored.max_minutes is None and stored.max_steps is not None
+
+
 @pytest.mark.parametrize(
     ("changes", "rel"),
     [

@@ -10,7 +10,7 @@ from smalllm.data.manifest import Manifest
 from smalllm.errors import CheckpointError, ConfigError
 from smalllm.protocols import Tokenizer
 from smalllm.recipes import load_recipe, override
-from smalllm.rundir import RunDir
+from smalllm.rundir import RunDir, read_json
 
 # The rest decides the weights or the order of the data, and stays as stored. What memory a step needs decides neither.
 _MAY_CHANGE = {
@@ -56,11 +56,28 @@ def opened_config(run: RunDir, config: RunConfig, changes: Mapping[str, Any]) ->
     applied = {name: value for name, value in changes.items() if name in _MAY_CHANGE}
     if applied.get("train.micro_batch_size") == "auto":  # what it became then, it still is
         del applied["train.micro_batch_size"]
-    if any(name in _LENGTHS for name in applied):  # a new length replaces the old one
+    lengths = _lengths(changes)
+    if lengths and lengths == read_json(run.environment).get("length"):  # minutes became steps once, and stay those
+        applied = {name: value for name, value in applied.items() if name not in _LENGTHS}
+    elif lengths:  # a new length replaces the old one
         applied = {**dict.fromkeys(_LENGTHS), **applied}
     if "optim.warmup_fraction" in applied:  # it was stored as warmup_steps
         applied = {"optim.warmup_steps": None, **applied}
     return override(stored, applied), True
+
+
+def length_facts(run: RunDir, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """What `environment.json` says of a length in minutes: what was asked for, so that the same command is known again.
+
+    Kept from an earlier sitting where no length is among `changes`. A length without minutes is the same in every
+    sitting, and is not noted.
+    """
+    lengths = _lengths(changes) or read_json(run.environment).get("length", {})
+    return {"length": lengths} if "train.max_minutes" in lengths else {}
+
+
+def _lengths(changes: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in changes.items() if name in _LENGTHS and value is not None}
 
 
 def facts_of(manifest: Manifest, tokenizer: Tokenizer) -> dict[str, Any]:
