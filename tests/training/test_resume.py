@@ -27,7 +27,7 @@ from run_helpers import (
     train_until,
     tree,
 )
-from smalllm import cli
+from smalllm import cli, runtime
 from smalllm.api import load_run, prepare, runs, sitting, train
 from smalllm.checkpoint import TrainState, checkpoint_paths, find_checkpoint, load_checkpoint, save_checkpoint
 from smalllm.config import RunConfig, as_dict
@@ -240,6 +240,45 @@ def test_minutes_of_a_run_that_lost_its_patience(whole: Whole, tmp_path: Path) -
         assert (again["steps"], again["val"]) == (result["steps"], result["val"])
         stored = load_recipe(str(tmp_path)).train
         assert stored.max_minutes is None and stored.max_steps is not None
+
+
+def from_a_gpu(whole: Whole, out: Path, precision: str) -> None:
+    """The same run as if its first steps had been made on a GPU."""
+    train_until(6, whole.config, out)
+    stored = load_recipe(str(out))
+    save_config(override(stored, {"train.device": "cuda", "train.precision": precision}), RunDir(out).config)
+
+
+@pytest.mark.parametrize("asked", [{}, {"train.precision": "fp32"}], ids=["by itself", "asked for"])
+def test_a_tf32_run_goes_on_in_fp32_without_a_gpu(whole: Whole, tmp_path: Path, asked: dict[str, Any]) -> None:
+    from_a_gpu(whole, tmp_path, "tf32")
+    changes = {"train.device": "cpu", **asked}
+    said = train_until(9, whole.config, tmp_path, resume=True, changes=changes)
+    assert any('"tf32" becomes "fp32"' in text for text in said) == (not asked)
+    said = train_until(LAST, whole.config, tmp_path, resume=True, changes=changes)  # the same command again
+    assert not any("tf32" in text for text in said)
+    assert_same_run(tmp_path, whole)
+    assert load_recipe(str(tmp_path)).train.precision == "fp32"
+
+
+def test_bf16_that_another_device_emulates_is_told_and_may_be_left(
+    whole: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runtime, "cpu_flags", frozenset)  # a CPU without BF16
+    from_a_gpu(whole, tmp_path, "bf16")
+    cpu = {"train.device": "cpu"}
+    said = train_until(7, whole.config, tmp_path, resume=True, changes=cpu)
+    assert any("emulated" in text and "--train.precision fp32" in text for text in said)
+    assert load_recipe(str(tmp_path)).train.precision == "bf16"
+    with monkeypatch.context() as patch, pytest.raises(ConfigError, match="started with 'bf16', and a resume cannot"):
+        patch.setattr(runtime, "cpu_flags", lambda: {"amx_bf16"})  # where it is native, it stays
+        train(whole.config, out=tmp_path, resume=True, changes={"train.precision": "fp32"})
+    train_until(8, whole.config, tmp_path, resume=True, changes={"train.precision": "fp32"})
+    assert load_recipe(str(tmp_path)).train.precision == "fp32"
+    from_a_gpu(whole, tmp_path / "auto", "bf16")
+    train_until(LAST, whole.config, tmp_path / "auto", resume=True, changes={**cpu, "train.precision": "auto"})
+    assert load_recipe(str(tmp_path / "auto")).train.precision == "fp32"
+    assert_same_run(tmp_path / "auto", whole)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from itertools import zip_longest
 from typing import Any
 
+from smalllm import runtime
 from smalllm.checkpoint import Checkpoint
 from smalllm.config import RunConfig, as_dict
 from smalllm.data.manifest import Manifest
@@ -27,8 +28,8 @@ _MAY_CHANGE = {
 _LENGTHS = ("train.max_steps", "train.max_tokens", "train.max_epochs", "train.max_minutes")
 
 
-def opened_config(run: RunDir, config: RunConfig, changes: Mapping[str, Any]) -> tuple[RunConfig, bool]:
-    """The configuration of a run that starts or goes on, unchecked, and whether it was stored before.
+def opened_config(run: RunDir, config: RunConfig, changes: Mapping[str, Any]) -> tuple[RunConfig, bool, list[str]]:
+    """The configuration of a run that starts or goes on, unchecked, whether it was stored before, and notices.
 
     Args:
         run: the run directory.
@@ -36,11 +37,15 @@ def opened_config(run: RunDir, config: RunConfig, changes: Mapping[str, Any]) ->
         changes: the dotted fields the user gave; applied to what is stored.
 
     Raises:
-        ConfigError: changes that would make it another run.
+        ConfigError: changes that would make it another run, or a device that is not there.
     """
     if not run.config.exists():
-        return config, False
+        return config, False, []
     stored = load_recipe(str(run.config))
+    device = runtime.pick_device(changes.get("train.device", stored.train.device))
+    lacks = _lacks(device, stored.train.precision)
+    may_change = _MAY_CHANGE | ({"train.precision"} if lacks or device != stored.train.device else set())
+    changes, notices = _given_up(changes, stored.train.precision, device) if lacks else (changes, [])
     wrong = []
     if config.recipe not in (stored.recipe, "config"):
         wrong.append(f'{run.path}: holds a run of recipe "{stored.recipe}", not "{config.recipe}"')
@@ -49,21 +54,47 @@ def opened_config(run: RunDir, config: RunConfig, changes: Mapping[str, Any]) ->
         section, key = name.split(".")
         found = kept.get(section, {}).get(key)
         asked = list(value) if isinstance(value, tuple) else value
-        if name not in _MAY_CHANGE and asked not in (found, "auto"):  # what "auto" became then, it still is
+        if name not in may_change and asked not in (found, "auto"):  # what "auto" became then, it still is
             wrong.append(f"{name} = {asked!r}: {run.path} was started with {found!r}, and a resume cannot change it")
     if wrong:
         raise ConfigError([*wrong, "choose another --out to start a new run"])
-    applied = {name: value for name, value in changes.items() if name in _MAY_CHANGE}
+    applied = {name: value for name, value in changes.items() if name in may_change}
+    return override(stored, _anew(run, applied)), True, notices
+
+
+def _lacks(device: str, precision: str) -> bool:
+    return {"tf32": device != "cuda", "bf16": not runtime.has_bf16(device)}.get(precision, False)
+
+
+def _given_up(changes: Mapping[str, Any], precision: str, device: str) -> tuple[Mapping[str, Any], list[str]]:
+    """The changes of a run that goes on where its precision is not native, and notices.
+
+    What is stored is FP32 in every precision, so another one can go on with it.
+    """
+    if "train.precision" in changes:
+        return changes, []
+    if precision == "tf32":
+        notice = f'train.precision = "tf32" becomes "fp32": only NVIDIA GPUs have it, and this run goes on on {device}'
+        return {**changes, "train.precision": "fp32"}, [notice]
+    notice = (
+        f'train.precision = "{precision}" is emulated on this {device}, which may be tens of times slower; '
+        "--train.precision fp32 goes on without it"
+    )
+    return changes, [notice]
+
+
+def _anew(run: RunDir, applied: dict[str, Any]) -> dict[str, Any]:
+    """The changes with what they replace, and without what was resolved already and stays as it is."""
     if applied.get("train.micro_batch_size") == "auto":  # what it became then, it still is
-        del applied["train.micro_batch_size"]
-    lengths = _lengths(changes)
+        applied = {name: value for name, value in applied.items() if name != "train.micro_batch_size"}
+    lengths = _lengths(applied)
     if lengths and lengths == read_json(run.environment).get("length"):  # minutes became steps once, and stay those
         applied = {name: value for name, value in applied.items() if name not in _LENGTHS}
     elif lengths:  # a new length replaces the old one
         applied = {**dict.fromkeys(_LENGTHS), **applied}
     if "optim.warmup_fraction" in applied:  # it was stored as warmup_steps
         applied = {"optim.warmup_steps": None, **applied}
-    return override(stored, applied), True
+    return applied
 
 
 def length_facts(run: RunDir, changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -119,7 +119,9 @@ def open_sitting(
     ranks: Ranks = ALONE,
 ) -> Sitting:
     """A sitting of a run that starts or goes on, ready for its next step; arguments and errors are those of `train`."""
-    config, stored = opened_config(run, config, changes)
+    config, stored, notices = opened_config(run, config, changes)
+    for notice in notices:
+        progress.say(notice)
     name = str(run.config) if stored else name
     origin = open_origin(run, config)
     if origin is None:
