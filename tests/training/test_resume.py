@@ -261,24 +261,31 @@ def test_a_tf32_run_goes_on_in_fp32_without_a_gpu(whole: Whole, tmp_path: Path, 
     assert load_recipe(str(tmp_path)).train.precision == "fp32"
 
 
-def test_bf16_that_another_device_emulates_is_told_and_may_be_left(
+@pytest.mark.parametrize(("precision", "native"), [("bf16", "amx_bf16"), ("fp16", "avx512_fp16")])
+def test_a_precision_that_is_emulated_is_told_and_may_be_left(
+    whole: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str, native: str
+) -> None:
+    monkeypatch.setattr(runtime, "cpu_flags", frozenset)  # a CPU with neither
+    from_a_gpu(whole, tmp_path, precision)
+    said = train_until(7, whole.config, tmp_path, resume=True, changes={"train.device": "cpu"})
+    assert any("emulated" in text and "--train.precision fp32" in text for text in said)
+    assert load_recipe(str(tmp_path)).train.precision == precision
+    with monkeypatch.context() as patch, pytest.raises(ConfigError, match="a resume cannot change it"):
+        patch.setattr(runtime, "cpu_flags", lambda: {native})  # where it is native, it stays
+        train(whole.config, out=tmp_path, resume=True, changes={"train.precision": "fp32"})
+    said = train_until(8, whole.config, tmp_path, resume=True, changes={"train.precision": "fp32"})
+    assert load_recipe(str(tmp_path)).train.precision == "fp32" and not any("emulated" in text for text in said)
+
+
+def test_the_precision_is_chosen_anew_with_the_device(
     whole: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runtime, "cpu_flags", frozenset)  # a CPU without BF16
-    from_a_gpu(whole, tmp_path, "bf16")
-    cpu = {"train.device": "cpu"}
-    said = train_until(7, whole.config, tmp_path, resume=True, changes=cpu)
-    assert any("emulated" in text and "--train.precision fp32" in text for text in said)
-    assert load_recipe(str(tmp_path)).train.precision == "bf16"
-    with monkeypatch.context() as patch, pytest.raises(ConfigError, match="started with 'bf16', and a resume cannot"):
-        patch.setattr(runtime, "cpu_flags", lambda: {"amx_bf16"})  # where it is native, it stays
-        train(whole.config, out=tmp_path, resume=True, changes={"train.precision": "fp32"})
-    train_until(8, whole.config, tmp_path, resume=True, changes={"train.precision": "fp32"})
+    monkeypatch.setattr(runtime, "cpu_flags", frozenset)
+    from_a_gpu(whole, tmp_path, "fp16")
+    changes = {"train.device": "cpu", "train.precision": "auto"}
+    train_until(LAST, whole.config, tmp_path, resume=True, changes=changes)
     assert load_recipe(str(tmp_path)).train.precision == "fp32"
-    from_a_gpu(whole, tmp_path / "auto", "bf16")
-    train_until(LAST, whole.config, tmp_path / "auto", resume=True, changes={**cpu, "train.precision": "auto"})
-    assert load_recipe(str(tmp_path / "auto")).train.precision == "fp32"
-    assert_same_run(tmp_path / "auto", whole)
+    assert_same_run(tmp_path, whole)
 
 
 @pytest.mark.parametrize(

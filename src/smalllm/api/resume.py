@@ -43,7 +43,7 @@ def opened_config(run: RunDir, config: RunConfig, changes: Mapping[str, Any]) ->
         return config, False, []
     stored = load_recipe(str(run.config))
     device = runtime.pick_device(changes.get("train.device", stored.train.device))
-    lacks = _lacks(device, stored.train.precision)
+    lacks = not runtime.is_native(stored.train.precision, device)
     may_change = _MAY_CHANGE | ({"train.precision"} if lacks or device != stored.train.device else set())
     changes, notices = _given_up(changes, stored.train.precision, device) if lacks else (changes, [])
     wrong = []
@@ -60,10 +60,6 @@ def opened_config(run: RunDir, config: RunConfig, changes: Mapping[str, Any]) ->
         raise ConfigError([*wrong, "choose another --out to start a new run"])
     applied = {name: value for name, value in changes.items() if name in may_change}
     return override(stored, _anew(run, applied)), True, notices
-
-
-def _lacks(device: str, precision: str) -> bool:
-    return {"tf32": device != "cuda", "bf16": not runtime.has_bf16(device)}.get(precision, False)
 
 
 def _given_up(changes: Mapping[str, Any], precision: str, device: str) -> tuple[Mapping[str, Any], list[str]]:
