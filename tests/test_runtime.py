@@ -34,6 +34,13 @@ def test_an_absent_device_is_refused_by_name() -> None:
 
 
 def test_precision() -> None:
+    for precision, flag in (("bf16", "amx_bf16"), ("bf16", "avx512_bf16"), ("fp16", "avx512_fp16")):
+        for flags in ({flag}, {"avx2"}):
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(runtime, "cpu_flags", lambda flags=flags: flags)
+                assert runtime.is_native(precision, "cpu") == (flag in flags)
+    assert runtime.is_native("fp32", "cpu") and runtime.is_native("tf32", "cuda")
+    assert not runtime.is_native("tf32", "cpu") and not runtime.is_native("tf32", "mps")
     assert runtime.pick_precision("auto", "cpu") == ("bf16" if runtime.has_bf16("cpu") else "fp32")
     assert runtime.pick_precision("auto", "mps") == "fp32"
     assert runtime.pick_precision("fp32", "cpu") == "fp32"

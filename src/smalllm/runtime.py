@@ -77,6 +77,13 @@ def has_bf16(device: str) -> bool:
     return device == "cpu" and bool({"avx512_bf16", "amx_bf16"} & cpu_flags())
 
 
+def is_native(precision: str, device: str) -> bool:
+    """Whether the device multiplies in this precision by itself; emulated products are tens of times slower or more."""
+    if precision == "fp16":
+        return device != "cpu" or bool({"avx512_fp16", "amx_fp16"} & cpu_flags())
+    return has_bf16(device) if precision == "bf16" else precision != "tf32" or device == "cuda"
+
+
 @functools.cache
 def cpu_flags() -> frozenset[str]:
     """The processor's feature flags as Linux names them; empty elsewhere."""

@@ -6,14 +6,15 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from smalllm.api import train
+from smalllm.api import sitting, train
 from smalllm.checkpoint import copy_parameters
 from smalllm.config import ModelConfig, OptimConfig
 from smalllm.model.gpt import GPT
@@ -24,7 +25,7 @@ from smalllm.rundir import is_other_rank
 from smalllm.sharded import local
 from smalllm.training.distributed import ALONE, Ranks, arranged, joined
 from smalllm.training.parallel import divide_model, is_divided, whole_tensors
-from smalllm.training.step import Update, make_loss_function, train_step
+from smalllm.training.step import LossFunction, Update, make_loss_function, train_step
 
 SHAPE = ModelConfig(
     n_layers=2, n_heads=4, n_kv_heads=2, d_model=32, d_ff=96, context_length=16, norm="rmsnorm", mlp="swiglu",
@@ -156,6 +157,22 @@ def signal_at(step: int, metrics: Path) -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
+def limited(most_rows: int) -> Callable[..., LossFunction]:
+    """What `make_loss_function` is where memory holds only so many sequences at a time."""
+
+    def make(*args: Any, **options: Any) -> LossFunction:
+        loss_function = make_loss_function(*args, **options)
+
+        def loss(model: nn.Module, token_ids: Tensor, targets: Tensor) -> Tensor:
+            if len(token_ids) > most_rows:
+                torch.empty(1 << 50, dtype=torch.uint8)  # more than any machine has
+            return loss_function(model, token_ids, targets)
+
+        return loss
+
+    return make
+
+
 def runs(folder: Path) -> dict[str, Any]:
     """Whole runs, as `plan.json` has them."""
     found = {}
@@ -163,6 +180,7 @@ def runs(folder: Path) -> dict[str, Any]:
         out = folder / plan["out"]
         if plan["signal"] and is_other_rank():
             signal_at(plan["signal"], out / "metrics.jsonl")
+        sitting.make_loss_function = limited(plan["most_rows"]) if plan["most_rows"] else make_loss_function
         try:
             result = train(
                 load_recipe(str(folder / plan["recipe"])), out=out, resume=plan["resume"], changes=plan["changes"]

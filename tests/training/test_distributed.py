@@ -123,17 +123,28 @@ class Runs:
         self.add("tensor", {"train.tensor_parallel": 2})
         self.add("from one", {}, resume=True, asked={"train.parallel": "fsdp"})
         self.add("refused", {"train.tokens_per_step": 112, "train.micro_batch_size": None})
+        self.add("tight", {}, most_rows=2)
+        self.add("tight", {}, name="again", resume=True, most_rows=2)
+        self.add("tight", {}, name="smaller", resume=True, most_rows=2, asked={"train.micro_batch_size": 2})
         self.add("stream whole", stream)
         self.add("stream", stream, signal=6)
         self.add("stream", stream, name="stream resumed", resume=True)
         train_until(6, self.config, folder / "from one")
 
     def add(
-        self, out: str, changes: Any = None, *, name: str = "", signal: int = 0, resume: bool = False, asked: Any = None
+        self,
+        out: str,
+        changes: Any = None,
+        *,
+        name: str = "",
+        signal: int = 0,
+        resume: bool = False,
+        asked: Any = None,
+        most_rows: int = 0,
     ) -> None:
         save_config(override(self.config, changes or {}), self.folder / f"{out}.toml")
         plan = {"recipe": f"{out}.toml", "out": out, "signal": signal, "resume": resume, "changes": asked or {}}
-        self.plan[name or out] = plan
+        self.plan[name or out] = {**plan, "most_rows": most_rows}
 
     def launch(self) -> list[Any]:
         (self.folder / "plan.json").write_text(json.dumps(self.plan))
@@ -215,6 +226,18 @@ def test_a_checkpoint_of_shares_goes_on_alone(runs: tuple[Path, RunConfig, list[
     train(config, out=folder / "from one", resume=True, changes={"train.max_steps": LAST + 2, "train.parallel": "ddp"})
     assert read_json(folder / "from one" / "environment.json")["processes"] == 1
     assert exact_rows(folder / "from one")[-1]["step"] == LAST + 2
+
+
+def test_memory_that_is_not_enough_can_be_left(runs: tuple[Path, RunConfig, list[Any]]) -> None:
+    folder, _, found = runs
+    for name in ("tight", "again"):
+        said = [rank[name]["error"] for rank in found]
+        assert sorted(said)[1] == "RankError: " and sorted(said)[0].startswith(
+            "DeviceMemoryError: memory did not hold 4"
+        )
+        assert "can't allocate memory" in sorted(said)[0] and "--resume --train.micro_batch_size 2," in sorted(said)[0]
+    assert found[0]["smaller"]["steps"] == LAST
+    assert_same_curve(exact_rows(folder / "tight"), exact_rows(folder / "whole"))
 
 
 def test_an_error_is_said_by_one(runs: tuple[Path, RunConfig, list[Any]]) -> None:

@@ -16,7 +16,7 @@ from smalllm.api.fitting import fits_here, shrinker
 from smalllm.api.foreign import configured_tokenizer
 from smalllm.api.origin import copy_weights, origin_facts
 from smalllm.api.preparation import prepare
-from smalllm.api.resume import check_asked_tokenizer, check_facts, facts_of
+from smalllm.api.resume import check_asked_tokenizer, check_facts, facts_of, length_facts
 from smalllm.api.scores import Exam
 from smalllm.api.together import fit_to_ranks, load_same
 from smalllm.checkpoint import Checkpoint, TrainState, checkpoint_paths, copy_parameters, mark_best
@@ -69,7 +69,8 @@ class Sitting:
     def is_complete(self) -> bool:
         config, state = self.config.train, self.state
         out_of_patience = bool(config.patience) and state.n_worse >= config.patience
-        return out_of_patience or (config.max_steps is not None and state.step >= config.max_steps)
+        is_over = out_of_patience or (config.max_steps is not None and state.step >= config.max_steps)
+        return is_over and config.max_minutes is None  # which are turned into steps first
 
 
 def sit_down(
@@ -111,7 +112,7 @@ def sit_down(
     for notice in notices:
         progress.say(notice)
     config, environment, ranks = _resolved(config, manifest, windows, progress, ranks)
-    environment |= origin_facts(run, config, origin)
+    environment |= origin_facts(run, config, origin) | length_facts(run, changes)
     model, optimizers, state = _build(config, tokenizer, loaded, origin, ranks)
     sitting = Sitting(
         run=run,
