@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from smalllm.config import DeviceChoice, Precision
 from smalllm.errors import ConfigError
@@ -176,6 +177,11 @@ def peak_flops(device: str) -> float:
             if part in name:
                 return flops
     return matmul_flops(device, "bf16" if has_bf16(device) else "fp32")
+
+
+def in_fp64(tensor: Tensor) -> Tensor:
+    """A tensor in FP64: where it is, or on the CPU if its device has no such numbers, as mps."""
+    return (tensor.cpu() if tensor.is_mps else tensor).double()
 
 
 def synchronize(device: str) -> None:

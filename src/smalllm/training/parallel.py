@@ -126,7 +126,7 @@ def clip_gradients(model: nn.Module, clip_norm: float, ranks: Ranks, *, scale: f
     if scale != 1.0:
         torch._foreach_mul_(_gradients(parameters), 1.0 / scale)
     if not any(is_sharded(p) for p in parameters):
-        return float(torch.nn.utils.clip_grad_norm_(parameters, clip_norm or math.inf, foreach=True))
+        return float(torch.nn.utils.clip_grad_norm_(parameters, clip_norm or math.inf))
     gradients = _gradients(parameters)
     squares = torch.stack(torch._foreach_norm(gradients)).double() ** 2
     copies = torch.tensor([_n_copies(p, ranks) for p in parameters], dtype=torch.float64, device=squares.device)
