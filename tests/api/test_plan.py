@@ -19,6 +19,7 @@ from smalllm.errors import ConfigError
 from smalllm.model.count import count_parameters, flops_per_token
 from smalllm.planning.budget import COMPUTE_OPTIMAL
 from smalllm.recipes import override, save_config
+from smalllm.recipes.resolve import resolve_shape
 
 LENGTHLESS = {"train.max_steps": None, "train.max_epochs": 2.0}
 
@@ -107,8 +108,9 @@ def test_a_budget_must_be_positive(tmp_path: Path) -> None:
 
 
 def test_the_command_that_is_printed_trains_what_was_planned(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("smalllm.runtime.peak_flops", lambda device: 1e11)
     recipe = tmp_path / "my recipe.toml"
     save_config(tiny_config(tmp_path), recipe)
     given = ["--model.mlp=swiglu", "--optim.kind", "muon", "--train.max-steps", "3", "--eval.sample_prompts", "a b", ""]
@@ -120,6 +122,8 @@ def test_the_command_that_is_printed_trains_what_was_planned(
     assert (
         printed.model.n_layers != config.model.n_layers and printed.model.context_length == config.model.context_length
     )
+    planned = smalllm.plan(override(tiny_config(tmp_path), {"model.mlp": "swiglu"}), minutes=1000.0, measure=False)
+    assert resolve_shape(printed.model) == planned.config.model
     assert printed.train.max_minutes == 1000 and printed.train.max_steps is None  # 3 would have ended the run
 
 

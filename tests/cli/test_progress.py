@@ -1,6 +1,9 @@
 """What is shown of a run while it trains, also of one with which something is wrong."""
 
 import io
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -40,6 +43,24 @@ def test_updates_that_are_refused_are_said_and_the_command_ends_as_documented(
     assert "WARNING: step 2: update refused: the loss is" in captured.err + shown()
     assert "lower --optim.lr" in captured.err and "Traceback" not in captured.err
     assert [row["step"] for row in read_jsonl(out / "metrics.jsonl") if row["split"] == "event"][:2] == [2, 3]
+
+
+@pytest.mark.parametrize("stops", [False, True])
+def test_a_run_goes_on_where_nobody_reads_its_log(tmp_path: Path, stops: bool) -> None:
+    config = prepared_config(tmp_path, {"train.max_steps": 100_000} if stops else {})
+    save_config(config, tmp_path / "recipe.toml")
+    words = [sys.executable, "-m", "smalllm", "train", str(tmp_path / "recipe.toml"), "--out", str(tmp_path / "run")]
+    with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+        assert process.stderr is not None
+        process.stderr.close()
+        if stops:
+            until = time.monotonic() + 60
+            while not (tmp_path / "run/metrics.jsonl").exists() and time.monotonic() < until:
+                time.sleep(0.05)
+            process.terminate()
+    assert process.returncode == int(stops)
+    assert (tmp_path / "run/result.json").exists() is not stops
+    assert any((tmp_path / "run/checkpoints").iterdir())
 
 
 def test_a_row_is_shown_by_its_kind(made: Made) -> None:

@@ -29,6 +29,11 @@ def test_grouped_heads_stay_grouped() -> None:
         assert shape.d_ff and shape.d_ff % 64 == 0
 
 
+def test_heads_wider_than_their_share_of_the_stream_keep_the_ratio() -> None:
+    config = ModelConfig(n_layers=8, n_heads=16, d_head=128, d_model=1024)
+    assert config in list(shapes(config))
+
+
 def chosen(seconds: float, **limits: Any) -> ModelConfig:
     config, fits = load_recipe("tinystories").model, limits.get("fits", lambda shape: True)
     return best_shape(config, vocab_size=16_000, speed_flops=5e11, seconds=seconds, fits=fits)

@@ -83,6 +83,10 @@ def test_tensorboard_reads_back_what_was_written(tmp_path: Path) -> None:
     assert texts == ["The" + sample["text"] for sample in samples if sample["prompt"] == "The"]
     (config,) = found.Tensors("config")  # once, though there were two sittings
     assert b"| model.n_layers | 1 |" in config.tensor_proto.string_val[0]
+    train(load_recipe(str(run.path)), out=run.path, resume=True, changes={"track.name": "another"})  # all rows again
+    anew = EventAccumulator(str(run.tracking / "tensorboard"), size_guidance={"scalars": 0})
+    anew.Reload()
+    assert [event.step for event in anew.Scalars("train/loss")] == list(rows)
 
 
 def test_wandb_writes_files_to_upload_later(tmp_path: Path) -> None:

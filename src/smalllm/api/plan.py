@@ -17,7 +17,7 @@ from smalllm.planning.budget import COMPUTE_OPTIMAL, best_shape, tokens_per_step
 from smalllm.planning.memory import Memory, predict_memory, repeated_flops
 from smalllm.problems import check
 from smalllm.protocols import Progress, Silent
-from smalllm.recipes.resolve import micro_batch_size, smaller_micro_batch
+from smalllm.recipes.resolve import micro_batch_size, resolve_shape, smaller_micro_batch
 
 _LEAST_ROUNDS, _MOST_ROUNDS = 5, 20  # of updates; the first are slower, so that the median is not one of them
 _MEASURED_S = 5.0  # unless those are enough: a machine that others use is slow for a second now and then
@@ -106,11 +106,11 @@ def plan(
     )
     found = _cost(configure_here(config), measure=measure, progress=progress)
     for _ in range(_MOST_TRIALS - 1):
-        chosen = _spend(config, found, minutes)
-        if chosen.model == found.config.model and chosen.train.tokens_per_step == found.config.train.tokens_per_step:
+        chosen, known = _spend(config, found, minutes), found.config
+        is_known = chosen.train.tokens_per_step == known.train.tokens_per_step
+        if is_known and resolve_shape(chosen.model) == known.model:
             break
-        config = chosen
-        found = _cost(configure_here(config), measure=measure, progress=progress)
+        found = _cost(configure_here(chosen), measure=measure, progress=progress)
     return found
 
 
@@ -124,9 +124,7 @@ def _spend(config: RunConfig, known: Plan, minutes: float) -> RunConfig:
     def fits(shape: ModelConfig) -> bool:
         return fits_here(replace(config, model=shape), vocab_size=vocab_size, device=device)(train)
 
-    shape = best_shape(
-        known.config.model, vocab_size=vocab_size, speed_flops=known.speed_flops, seconds=seconds, fits=fits
-    )
+    shape = best_shape(config.model, vocab_size=vocab_size, speed_flops=known.speed_flops, seconds=seconds, fits=fits)
     n_tokens = known.speed_flops * seconds / flops_per_token(shape, vocab_size=vocab_size)
     step = tokens_per_step(config.train.tokens_per_step, context_length=shape.context_length, n_tokens=n_tokens)
     return replace(config, model=shape, train=replace(config.train, tokens_per_step=step))

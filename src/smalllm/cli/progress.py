@@ -1,5 +1,6 @@
 """How an act is shown on stderr: a live bar in a terminal, plain lines elsewhere."""
 
+import os
 import sys
 import time
 from collections.abc import Mapping
@@ -93,8 +94,13 @@ class LineProgress:
             self.say(f"{done:,}/{self._total:,}, {note}" if self._total else f"{done:,} documents, {note}")
 
     def say(self, text: str) -> None:
-        """Print a line."""
-        print(text, file=sys.stderr, flush=True)
+        """Print a line; a run goes on where its log cannot."""
+        try:
+            print(text, file=sys.stderr, flush=True)
+        except BrokenPipeError:  # the reader has gone, as in `smalllm train … 2>&1 | head`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+        except OSError:  # a full disk; the line is tried again with the next
+            return
 
     def end(self) -> None:
         """Nothing to take away."""

@@ -1,7 +1,6 @@
 """`smalllm quickstart`."""
 
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,9 +30,10 @@ def main(arguments: Sequence[str]) -> int:
     from smalllm.api.text import generate
     from smalllm.generation.sampling import PRESETS
 
-    result = quickstart(minutes=options.minutes, out=options.out, progress=make_progress())
+    progress = make_progress()
+    result = quickstart(minutes=options.minutes, out=options.out, progress=progress)
     if "stopped" in result:
-        print(f"{stopped(result)}; run the same command again to continue", file=sys.stderr)
+        progress.say(f"{stopped(result)}; run the same command again to continue")
         return 1
     if options.json:
         print(json.dumps(result))

@@ -1,7 +1,6 @@
 """`smalllm train RECIPE`."""
 
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,21 +30,21 @@ def main(arguments: Sequence[str]) -> int:
     options = parse(Options, rest, command=f"train {name}", config=config)
     from smalllm.api.runs import train
 
-    out = options.out or Path("runs") / options.config.recipe
+    out, progress = options.out or Path("runs") / options.config.recipe, make_progress()
     result = train(
         options.config,
         out=out,
         resume=options.resume,
         changes=given_fields(rest, options.config),
         name=name,
-        progress=make_progress(),
+        progress=progress,
     )
     if is_other_rank():  # rank 0 says it all
         return int("stopped" in result)
     if options.json:
         print(json.dumps(result))
     if "stopped" in result:
-        print(f"{stopped(result)}; continue with: smalllm train {name} --out {out} --resume", file=sys.stderr)
+        progress.say(f"{stopped(result)}; continue with: smalllm train {name} --out {out} --resume")
         return 1
     if not options.json:
         val, unigram = result["val"], result["unigram"]

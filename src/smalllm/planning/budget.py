@@ -23,12 +23,12 @@ _MOST_LAYERS = 96
 
 def shapes(config: ModelConfig) -> Iterator[ModelConfig]:
     """Shapes like this one, smallest first: its heads, its ratio of width to depth, 1 to 96 layers."""
-    d_head = config.d_head or config.d_model // config.n_heads
+    width_per_head = config.d_model // config.n_heads
     groups = config.n_heads // (config.n_kv_heads or config.n_heads)
     for n_layers in range(1, _MOST_LAYERS + 1):
         width = config.d_model * n_layers / config.n_layers
-        n_heads = groups * max(1, round(width / d_head / groups))
-        d_model = n_heads * (config.d_model // config.n_heads)
+        n_heads = groups * max(1, round(width / width_per_head / groups))
+        d_model = n_heads * width_per_head
         yield replace(
             config,
             n_layers=n_layers,

@@ -14,6 +14,9 @@ class TensorBoard:
         """Open an event file in the run directory; the configuration is a table among the texts."""
         from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
+        if not run.is_continued:  # all rows come again: beside those of before, each point would be shown twice
+            for old in run.folder.glob("events.out.tfevents.*"):
+                old.unlink()
         self._writer = EventFileWriter(str(run.folder), flush_secs=5)
         if not run.is_continued:
             rows = [f"| {key} | {value} |" for key, value in run.config.items()]
