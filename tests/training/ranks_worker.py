@@ -156,6 +156,21 @@ def signal_at(step: int, metrics: Path) -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
+def break_compiler(how: str) -> None:
+    """The compiler fails on rank 1, or what it makes of every backward pass, on all ranks."""
+    import torch._inductor.config as inductor
+
+    if how == "on one rank" and is_other_rank():
+        inductor.cpp.cxx = (None, "false")
+    if how == "backward":
+
+        def refuse(graph: torch.fx.Graph) -> None:
+            if any("tangents" in node.name for node in graph.nodes):
+                raise RuntimeError("no backward pass is compiled here")
+
+        inductor.post_grad_custom_post_pass = refuse
+
+
 def runs(folder: Path) -> dict[str, Any]:
     """Whole runs, as `plan.json` has them."""
     found = {}
@@ -163,6 +178,8 @@ def runs(folder: Path) -> dict[str, Any]:
         out = folder / plan["out"]
         if plan["signal"] and is_other_rank():
             signal_at(plan["signal"], out / "metrics.jsonl")
+        if "broken" in plan:
+            break_compiler(plan["broken"])
         try:
             result = train(
                 load_recipe(str(folder / plan["recipe"])), out=out, resume=plan["resume"], changes=plan["changes"]

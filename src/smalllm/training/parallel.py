@@ -60,12 +60,6 @@ def is_divided(ranks: Ranks, parallel: str) -> bool:
     return ranks.n_tensor > 1 or (parallel == "fsdp" and ranks.n_data > 1)
 
 
-def uncompile(model: GPT) -> None:
-    """Undo what `divide_model` compiled."""
-    for block in model.blocks:
-        block._compiled_call_impl = None
-
-
 def whole_model(model: GPT, *, device: str) -> GPT:
     """A model that works on one rank alone: `model` itself, or where it is divided, a copy of all of it.
 
