@@ -14,6 +14,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from smalllm.api import train
+from smalllm.api.one_batch import gathered
 from smalllm.checkpoint import copy_parameters
 from smalllm.config import ModelConfig, OptimConfig
 from smalllm.model.gpt import GPT
@@ -130,6 +131,13 @@ def count_messages(ranks: Ranks, parallel: str) -> list[int]:
     return counts
 
 
+def whole_batch(ranks: Ranks) -> bool:
+    """Whether each rank knows all windows of a step."""
+    found = [rows.tolist() for rows in gathered(Divided(ranks, "ddp", "adamw").batches(0), ranks)]
+    alone = [torch.cat(parts).tolist() for parts in zip(*Divided(ALONE, "ddp", "adamw").batches(0), strict=True)]
+    return all(sorted(ours) == sorted(theirs) for ours, theirs in zip(found, alone, strict=True))
+
+
 def steps(cases: Sequence[str]) -> dict[str, Any]:
     """Updates in all ways to divide a model."""
     with joined() as world:
@@ -141,6 +149,8 @@ def steps(cases: Sequence[str]) -> dict[str, Any]:
         for parallel in ("ddp", "fsdp"):
             found[f"nan {parallel}"] = not_a_number(pairs, parallel)
             found[f"messages {parallel}"] = count_messages(pairs, parallel)
+        for n_tensor in (1, 2):
+            found[f"batch {n_tensor}"] = whole_batch(arranged(world, device="cpu", n_tensor=n_tensor))
         found["first"] = world.from_first({"text": "é", "n": 0.1, "none": None} if world.is_first else None)
         return found
 

@@ -86,6 +86,10 @@ def test_gradients_are_added_up_once_an_update(pair: list[Any]) -> None:
         assert of_two == of_six > 0
 
 
+def test_a_batch_is_looked_at_whole(pair: list[Any]) -> None:
+    assert all(rank[f"batch {n_tensor}"] for rank in pair for n_tensor in (1, 2))
+
+
 def test_what_rank_0_says_reaches_all(pair: list[Any]) -> None:
     assert pair[0]["first"] == pair[1]["first"] == {"text": "é", "n": 0.1, "none": None}
 
