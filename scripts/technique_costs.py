@@ -65,6 +65,7 @@ LEARNED = {
     "beta2 0.99": {"optim.beta2": 0.99},
     "constant rate": {"optim.schedule": "constant"},
     "linear to 0": {"optim.schedule": "linear", "optim.min_lr_ratio": 0.0},
+    "hold, then linear to 0": {"optim.schedule": "hold", "optim.min_lr_ratio": 0.0},
     "warmup of 10 %": {"optim.warmup_steps": None, "optim.warmup_fraction": 0.1},
 }  # fmt: skip
 SMALL: dict[str, Any] = {
