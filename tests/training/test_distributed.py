@@ -247,7 +247,7 @@ def test_the_command_says_it_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize("broken", ["on one rank", "backward"])
 def test_where_compiling_fails_all_go_on_without(tmp_path: Path, broken: str) -> None:
     """Also in the middle of a backward pass, after which the blocks of fsdp would give other gradients."""
-    config = prepared_config(tmp_path, {"train.parallel": "fsdp"})
+    config = prepared_config(tmp_path, {"train.parallel": "fsdp", "model.n_layers": 2})
     plan: dict[str, Any] = {"signal": 0, "resume": False, "changes": {}, "broken": broken}
     plans = {name: plan | {"recipe": f"{name}.toml", "out": name} for name in ("never", "failed")}
     for name in plans:
