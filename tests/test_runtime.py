@@ -100,6 +100,18 @@ def test_facts_of_the_machine() -> None:
     runtime.synchronize("cpu")
 
 
+@pytest.mark.parametrize(("precision", "dtype"), [("fp16", "torch.float16"), ("fp32", "torch.float32")])
+def test_a_rate_is_measured_in_the_precision_that_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch, precision: str, dtype: str
+) -> None:
+    multiplied: list[str] = []
+    monkeypatch.setattr(runtime, "_MATMUL_SIZE", 8)
+    monkeypatch.setattr(runtime, "synchronize", lambda device: None)
+    monkeypatch.setattr(torch.Tensor, "__matmul__", lambda a, b: multiplied.append(str(a.dtype)))
+    runtime.measure_matmul("cpu", precision)
+    assert set(multiplied) == {dtype}
+
+
 def test_configure_sets_the_whole_process() -> None:
     program = (
         "import torch; from smalllm import runtime; runtime.configure(threads=1, precision='tf32');"

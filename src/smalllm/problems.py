@@ -5,7 +5,16 @@ import math
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from smalllm.config import TASK_NAMES, DataConfig, ModelConfig, OptimConfig, RunConfig, TrackConfig, TrainConfig
+from smalllm.config import (
+    TASK_NAMES,
+    DataConfig,
+    ModelConfig,
+    OptimConfig,
+    RunConfig,
+    TrackConfig,
+    TrainConfig,
+    as_dict,
+)  # fmt: skip
 from smalllm.errors import ConfigError
 from smalllm.recipes.resolve import memory_bytes, resolve_shape
 
@@ -57,6 +66,7 @@ def problems(config: RunConfig) -> list[str]:
         One sentence per problem: field, value found, what is allowed.
     """
     return [
+        *_not_text(config),
         *_out_of_range(config),
         *_model_problems(config.model),
         *_data_problems(config.data),
@@ -80,6 +90,14 @@ def check(config: RunConfig) -> RunConfig:
     if found:
         raise ConfigError(found)
     return config
+
+
+def _not_text(config: RunConfig) -> Iterator[str]:
+    for section, values in as_dict(config).items():
+        for key, value in values.items() if isinstance(values, dict) else ():
+            for word in value if isinstance(value, list) else [value]:
+                if isinstance(word, str) and word.encode("utf-8", "replace").decode() != word:
+                    yield f"{section}.{key} = {word!r}: is not UTF-8, as a run's config.toml must be; rename the file"
 
 
 def _out_of_range(config: RunConfig) -> Iterator[str]:

@@ -175,8 +175,8 @@ def matmul_flops(device: str, precision: str) -> float:
 
 
 def measure_matmul(device: str, precision: str) -> float:
-    """The best measured rate of a 4096 x 4096 x 4096 product [FLOP/s], in BF16 or FP32. Takes about a second."""
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    """The best measured rate of a 4096 x 4096 x 4096 product [FLOP/s]. Takes about a second."""
+    dtype = product_dtype(precision)
     a = torch.randn(_MATMUL_SIZE, _MATMUL_SIZE, device=device).to(dtype)
     best_s = float("inf")
     for _ in range(4):
@@ -189,13 +189,15 @@ def measure_matmul(device: str, precision: str) -> float:
 
 
 def peak_flops(device: str) -> float:
-    """What `mfu` divides by [FLOP/s]: the data sheet's BF16 rate of a known GPU, else a measured product's rate."""
+    """What `mfu` divides by [FLOP/s]: the data sheet's BF16 rate of a known GPU, else the measured one
+    of a product in the precision that suits the device.
+    """
     if device == "cuda":
         name = torch.cuda.get_device_name()
         for part, flops in _PEAK_FLOPS.items():
             if part in name:
                 return flops
-    return matmul_flops(device, "bf16" if has_bf16(device) else "fp32")
+    return matmul_flops(device, pick_precision("auto", device))
 
 
 def cache_folder() -> Path:

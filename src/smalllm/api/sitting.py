@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from smalllm import runtime
 from smalllm.api.batches import grad_accum_steps, make_batches, open_feed
 from smalllm.api.building import attention_kernel, build_model, loss_of
-from smalllm.api.data import data_path, load_data, training_windows
+from smalllm.api.data import check_asked_text, data_path, load_data, training_windows
 from smalllm.api.fitting import fits_here, shrinker
 from smalllm.api.foreign import configured_tokenizer
 from smalllm.api.origin import origin_facts
@@ -96,6 +96,7 @@ def sit_down(
     if ranks.is_first and manifest.layouts is None and 2 * n_tokens <= _VERIFY_BYTES:
         verify_shards(data, manifest)
     check_asked_tokenizer(config, manifest, changes)
+    check_asked_text(config.data, manifest, {} if stored else changes, where=data)
     loaded = load_same(run, ranks, progress=progress)
     if loaded is not None:
         check_facts(run, loaded, facts_of(manifest, tokenizer))
