@@ -1,5 +1,6 @@
 """What is said of this machine, and that what it lacks is refused; the structural types that parts are held to."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 from smalllm import runtime
+from smalllm.api.tasks import open_tasks
 from smalllm.errors import ConfigError
 from smalllm.protocols import Progress, Silent, Tokenizer
 from smalllm.tokenizers.bytes import build_bytes
@@ -68,6 +70,34 @@ def test_a_missing_compiler_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     monkeypatch.setenv("CXX", str(compiler))
     assert "C++" not in str(runtime.missing_compiler("cuda"))
     assert runtime.missing_compiler("mps") == "compilation is not used on mps"
+
+
+@pytest.mark.parametrize(
+    ("compiler", "says"), [("false", "No working C++ compiler"), pytest.param(None, "", marks=pytest.mark.slow)]
+)
+def test_a_compiler_that_does_not_work_is_found(compiler: str | None, says: str) -> None:
+    if compiler is None and runtime.missing_compiler("cpu"):
+        pytest.skip("there is none")
+    program = "from smalllm import runtime; print(runtime.broken_compiler('cpu'))"
+    changed = {"CXX": compiler} if compiler else {}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=os.environ | changed)
+    assert done.returncode == 0 and says in done.stdout and bool(done.stdout.strip()) == bool(says)
+
+
+def test_without_a_home_the_cache_is_asked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def unknown(uid: int) -> None:
+        raise KeyError(uid)
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert runtime.cache_folder() == tmp_path / "smalllm"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert runtime.cache_folder() == tmp_path / ".cache" / "smalllm"
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    with pytest.raises(ConfigError, match="set HOME or XDG_CACHE_HOME"):
+        runtime.cache_folder()
+    assert open_tasks([]) == []
 
 
 def test_facts_of_the_machine() -> None:

@@ -16,7 +16,7 @@ from smalllm.config import (
     as_dict,
 )  # fmt: skip
 from smalllm.errors import ConfigError
-from smalllm.recipes.resolve import memory_bytes
+from smalllm.recipes.resolve import memory_bytes, resolve_shape
 
 _POSITIVE = "at least 1"
 _NOT_NEGATIVE = "0 or more"
@@ -186,12 +186,10 @@ def _parallel_problems(train: TrainConfig, model: ModelConfig) -> Iterator[str]:
         yield f'train.loss_chunks = {train.loss_chunks}: needs the whole model in each process, train.parallel = "ddp"'
     if n < 2:
         return
-    for name in ("n_heads", "n_kv_heads", "d_ff"):
-        value = getattr(model, name)
+    d_ff = resolve_shape(model).d_ff if model.n_heads >= 1 else model.d_ff
+    for name, value in (("n_heads", model.n_heads), ("n_kv_heads", model.n_kv_heads), ("d_ff", d_ff)):
         if value is not None and value % n:
             yield f"train.tensor_parallel = {n}: must divide model.{name} = {value}, which is shared out in equal parts"
-    if model.d_ff is None and model.mlp == "gelu" and 4 * model.d_model % n:
-        yield f"train.tensor_parallel = {n}: must divide model.d_ff = {4 * model.d_model}"
 
 
 def _track_problems(track: TrackConfig) -> Iterator[str]:

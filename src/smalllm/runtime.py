@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from smalllm.config import DeviceChoice, Precision
 from smalllm.errors import ConfigError
@@ -125,6 +126,25 @@ def missing_compiler(device: str) -> str | None:
     return None
 
 
+def broken_compiler(device: str) -> str:
+    """In words why `torch.compile` fails here on a function of one line; empty where it works. Takes some seconds."""
+    new = time.time_ns() % 2**40  # what a function with it compiles to lies in no cache
+
+    def scaled_sum(x: Tensor) -> Tensor:
+        return (x * new).sum()
+
+    try:
+        torch.compile(scaled_sum, dynamic=False)(torch.ones(64, device=device, requires_grad=True)).backward()
+    except Exception as error:  # the compiler is a program of its own, with failures of its own
+        return first_line(error)
+    return ""
+
+
+def first_line(error: Exception) -> str:
+    """What an error of another program says, short."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+
+
 def configure(*, threads: int, precision: str) -> None:
     """Set process-wide switches once, before the first tensor of a run.
 
@@ -185,6 +205,26 @@ def peak_flops(device: str) -> float:
             if part in name:
                 return flops
     return matmul_flops(device, pick_precision("auto", device))
+
+
+def cache_folder() -> Path:
+    """Where what can be made or fetched again is kept: `smalllm` in `XDG_CACHE_HOME`, else in `~/.cache`.
+
+    Raises:
+        ConfigError: neither that variable nor a home is known.
+    """
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "smalllm")
+    except RuntimeError as error:
+        raise ConfigError(
+            f"nothing says where to keep what is fetched: HOME is not set, and user {os.getuid()} has no home; set "
+            "HOME or XDG_CACHE_HOME"
+        ) from error
+
+
+def in_fp64(tensor: Tensor) -> Tensor:
+    """A tensor in FP64: where it is, or on the CPU if its device has no such numbers, as mps."""
+    return (tensor.cpu() if tensor.is_mps else tensor).double()
 
 
 def synchronize(device: str) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from run_helpers import prepared_config
-from smalllm.api import sitting, train
+from smalllm.api import building, train
 from smalllm.api.fitting import fits_here
 from smalllm.config import RunConfig
 from smalllm.errors import DeviceMemoryError
@@ -113,7 +113,7 @@ def test_what_to_do_is_said_where_no_micro_batch_fits(
     def nothing_fits(model: nn.Module, token_ids: Tensor, targets: Tensor) -> Tensor:
         return torch.empty(1 << 50, dtype=torch.uint8)
 
-    monkeypatch.setattr(sitting, "make_loss_function", lambda *args, **options: nothing_fits)
+    monkeypatch.setattr(building, "make_loss_function", lambda *args, **options: nothing_fits)
     config = prepared_config(tmp_path, changes)
     with pytest.raises(DeviceMemoryError, match=rf"memory did not hold 1 sequence at a time \(.*{says}"):
         train(config, out=tmp_path / "run")

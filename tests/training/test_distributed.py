@@ -16,7 +16,7 @@ from run_helpers import exact_rows, final_files, prepared_config, train_until
 from smalllm.api import train
 from smalllm.config import RunConfig
 from smalllm.errors import CheckpointError
-from smalllm.recipes import override, save_config
+from smalllm.recipes import load_recipe, override, save_config
 from smalllm.rundir import RunDir, read_json
 
 WORKER = Path(__file__).parent / "ranks_worker.py"
@@ -84,6 +84,10 @@ def test_gradients_are_added_up_once_an_update(pair: list[Any]) -> None:
     for parallel in ("ddp", "fsdp"):
         of_two, of_six = pair[0][f"messages {parallel}"]
         assert of_two == of_six > 0
+
+
+def test_a_batch_is_looked_at_whole(pair: list[Any]) -> None:
+    assert all(rank[f"batch {n_tensor}"] for rank in pair for n_tensor in (1, 2))
 
 
 def test_what_rank_0_says_reaches_all(pair: list[Any]) -> None:
@@ -260,6 +264,22 @@ def test_the_command_says_it_once(tmp_path: Path) -> None:
     said = [line for line in done.stderr.splitlines() if "holds a run already" in line]
     assert done.returncode == 1 and len(said) == 1 and done.stdout == ""
     assert "smalllm/" not in done.stderr  # no traceback of ours; torchrun adds its own
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("broken", ["on one rank", "backward"])
+def test_where_compiling_fails_all_go_on_without(tmp_path: Path, broken: str) -> None:
+    """Also in the middle of a backward pass, after which the blocks of fsdp would give other gradients."""
+    config = prepared_config(tmp_path, {"train.parallel": "fsdp", "model.n_layers": 2})
+    plan: dict[str, Any] = {"signal": 0, "resume": False, "changes": {}, "broken": broken}
+    plans = {name: plan | {"recipe": f"{name}.toml", "out": name} for name in ("never", "failed")}
+    for name in plans:
+        save_config(override(config, {"train.compile": name == "failed"}), tmp_path / f"{name}.toml")
+    (tmp_path / "plan.json").write_text(json.dumps(plans))
+    launch(2, WORKER, tmp_path)
+    assert [found["failed"].get("error") for found in found_by(tmp_path, 2)] == [None, None]
+    assert exact_rows(tmp_path / "failed") == exact_rows(tmp_path / "never") != []
+    assert load_recipe(str(tmp_path / "failed")).train.compile is False
 
 
 @pytest.mark.slow

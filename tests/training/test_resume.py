@@ -28,7 +28,7 @@ from run_helpers import (
     tree,
 )
 from smalllm import cli, runtime
-from smalllm.api import load_run, prepare, runs, sitting, train
+from smalllm.api import building, load_run, prepare, runs, train
 from smalllm.checkpoint import TrainState, checkpoint_paths, find_checkpoint, load_checkpoint, save_checkpoint
 from smalllm.config import RunConfig, as_dict
 from smalllm.errors import CheckpointError, ConfigError, DataError, NonFiniteError, RunError, TokenizerError
@@ -329,7 +329,7 @@ def test_the_result_counts_every_step_and_not_only_those_with_a_row(whole: Whole
 
 def test_a_result_without_any_train_row(whole: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The only update overflowed in FP16: there is no speed to tell, and still a result."""
-    monkeypatch.setattr(sitting, "TrainState", partial(TrainState, loss_scale=2.0**60))
+    monkeypatch.setattr(building, "TrainState", partial(TrainState, loss_scale=2.0**60))
     result = train(override(whole.config, {"train.precision": "fp16", "train.max_steps": 1}), out=tmp_path)
     rows = read_jsonl(RunDir(tmp_path).metrics)
     assert [row["split"] for row in rows] == ["event", "val"] and "FP16 overflow" in rows[0]["event"]

@@ -1,7 +1,6 @@
 """Where text comes from, and what a data directory holds: what `prepare` and `train` need to know of data."""
 
 import contextlib
-import os
 import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
@@ -9,6 +8,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from smalllm import runtime
 from smalllm.api import hub, stream
 from smalllm.api.foreign import load_foreign
 from smalllm.config import DataConfig, RunConfig, TokenizerConfig, field_names
@@ -70,8 +70,7 @@ def open_source(
         return lambda _=None: read_python_library(), {"kind": "python", "python": platform.python_version()}
     if data.source == "url":
         assert data.url is not None
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "smalllm"
-        fetched = fetch_url(data.url, sha256=data.sha256, cache=cache)
+        fetched = fetch_url(data.url, sha256=data.sha256, cache=runtime.cache_folder())
         documents, facts = _open_files(data, [fetched], expand_files(data.val_files))
         return documents, {**facts, "kind": "url", "url": data.url}
     if data.source == "hub":
