@@ -48,7 +48,10 @@ def test_parts_from_the_command_line(capsys: pytest.CaptureFixture[str]) -> None
     assert call("--out", "out", "--part", "1/3") == 0  # there already
     assert tree(Path("out")) == before
     assert call("--out", "out", "--merge") == 0
-    assert "next: smalllm train shakespeare --data.path out" in capsys.readouterr().out
+    assert (
+        "next: smalllm train shakespeare --data.files files --data.val_fraction 0.3 --data.path out"
+        in capsys.readouterr().out
+    )
     found, whole = read_manifest(Path("out")), read_manifest(Path("whole"))
     verify_shards(Path("out"), found)
     assert found.source == {**whole.source, "tasks": 3}

@@ -298,5 +298,8 @@ def test_the_default_place(capsys: pytest.CaptureFixture[str]) -> None:
     Path("text.txt").write_text(make_text())
     assert cli.main(["prepare", "shakespeare", "--data.files", "text.txt"]) == 0
     out = capsys.readouterr().out
-    assert "next: smalllm train shakespeare --data.path data/shakespeare" in out and "bytes tokenizer, 257 ids" in out
+    assert (
+        "next: smalllm train shakespeare --data.files text.txt --data.path data/shakespeare" in out
+        and "bytes tokenizer, 257 ids" in out
+    )
     assert data_path(load_recipe("shakespeare")) == Path("data/shakespeare") and documents("train", "data/shakespeare")

@@ -1,14 +1,14 @@
 """Where text comes from, and what a data directory holds: what `prepare` and `train` need to know of data."""
 
-import os
+import contextlib
 import platform
-import shlex
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from smalllm import runtime
 from smalllm.api import hub, stream
 from smalllm.api.files import choose_files, file_facts, is_one_text
 from smalllm.api.foreign import load_foreign
@@ -19,6 +19,7 @@ from smalllm.data.foreign import is_foreign
 from smalllm.data.foreign_formats import SUFFIXES
 from smalllm.data.manifest import PROGRESS_NAME, Manifest, read_manifest
 from smalllm.data.parts import check_no_parts
+from smalllm.data.progress import differences
 from smalllm.data.shards import open_split
 from smalllm.data.sources import expand_files, read_files, read_python_library, read_whole_text
 from smalllm.data.stories import fingerprint, stories
@@ -26,6 +27,7 @@ from smalllm.data.windows import Windows, open_windows
 from smalllm.errors import ConfigError, DataError, TokenizerError
 from smalllm.protocols import Progress, Silent, Tokenizer
 from smalllm.recipes import load_recipe
+from smalllm.reporting.words import shell
 from smalllm.tokenizers import load_tokenizer
 
 STORIES_SEED = 2024
@@ -77,8 +79,7 @@ def open_source(
         return lambda _=None: read_python_library(), {"kind": "python", "python": platform.python_version()}
     if data.source == "url":
         assert data.url is not None
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "smalllm"
-        fetched = fetch_url(data.url, sha256=data.sha256, cache=cache)
+        fetched = fetch_url(data.url, sha256=data.sha256, cache=runtime.cache_folder())
         documents, facts = _open_files(data, [fetched], expand_files(data.val_files))
         return documents, {**facts, "kind": "url", "url": data.url}
     if data.source == "hub":
@@ -111,10 +112,34 @@ def prepare_command(config: RunConfig, *, name: str) -> str:
         for key in field_names(type(asked)):
             value = getattr(asked, key)
             if value != getattr(given, key) and key not in _NOT_PREPARED:
-                words += [f"--{section}.{key}", *(value if isinstance(value, tuple) else [str(value)])]
+                option, values = f"--{section}.{key}", value if isinstance(value, tuple) else [str(value)]
+                words += [f"{option}={value}"] if values and values[0].startswith("-") else [option, *values]
     if config.train.init_from != recipe.train.init_from:  # so that `prepare` names it in what comes next
         words += ["--train.init_from", str(config.train.init_from)]
-    return " ".join(map(_quoted, words))
+    return shell(words)
+
+
+def check_asked_text(data: DataConfig, manifest: Manifest, changes: Mapping[str, Any], *, where: Path) -> None:
+    """Refuse text that was asked for and is not what our shards were made of; what only a recipe names gives way.
+
+    Text that is not on this machine is not compared: shards may be used where their text is not.
+
+    Raises:
+        ConfigError: fields of `[data]` among `changes` disagree with the manifest.
+    """
+    if manifest.layouts is not None:  # another program's, which do not say
+        return
+    asked = {key: getattr(data, key) for key in ("val_fraction", "separator", "dedup") if f"data.{key}" in changes}
+    asked = {key: value for key, value in asked.items() if value or manifest.source.get(key)}
+    if data.files and {"data.files", "data.val_files"} & set(changes) and data.mode == "shards":
+        with contextlib.suppress(DataError):
+            asked |= open_source(data)[1]
+    found = {key: manifest.source.get(key) for key in asked}
+    if found != asked:
+        raise ConfigError(
+            f"{where}: was prepared from other text ({differences(found, asked)}); leave these options out to train on "
+            "it, or prepare this text in another directory (--data.path)"
+        )
 
 
 def load_data(
@@ -175,14 +200,6 @@ def training_windows(config: RunConfig, data: Path, manifest: Manifest, *, progr
     if config.data.document_mask and manifest.splits["train"].documents == 1:
         progress.say("data.document_mask = true changes nothing: the training text is one document")
     return windows
-
-
-def _quoted(word: str) -> str:
-    """A word for the shell; one with newlines as bash and zsh write it, so that the command stays on its line."""
-    if word.isprintable():
-        return shlex.quote(word)
-    plain = (c if c.isprintable() and c not in "\\'" else "".join(f"\\x{b:02x}" for b in c.encode()) for c in word)
-    return f"$'{''.join(plain)}'"
 
 
 def _tell(n_stories: int, reading: Reading | None = None) -> Iterator[Document]:

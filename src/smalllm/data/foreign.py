@@ -7,6 +7,7 @@ folder of any size is described from a sample of it.
 
 import glob
 import hashlib
+import os
 import re
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
@@ -143,7 +144,7 @@ def _candidates(directory: Path) -> list[Path]:
 
 
 def _expand(pattern: str) -> list[Path]:
-    path = Path(pattern).expanduser()
+    path = Path(os.path.expanduser(pattern))
     if path.is_file():
         return [path]
     matches = [path] if path.is_dir() else sorted(map(Path, glob.glob(str(path), recursive=True)))

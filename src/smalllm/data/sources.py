@@ -5,6 +5,7 @@ and who goes to validation where the source does not say (the preparation decide
 """
 
 import glob
+import os
 import sysconfig
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -46,7 +47,7 @@ def expand_files(patterns: Sequence[str]) -> list[Path]:
     """
     found: set[Path] = set()
     for pattern in patterns:
-        path = Path(pattern).expanduser()
+        path = Path(os.path.expanduser(pattern))
         if path.is_file():
             found.add(path)
             continue
