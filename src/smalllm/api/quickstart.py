@@ -2,7 +2,6 @@
 training, evaluation against the floor, report.
 """
 
-import shlex
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from smalllm.errors import ConfigError, RunError
 from smalllm.planning.sizes import measure_speed, size_for
 from smalllm.protocols import Progress, Silent
 from smalllm.recipes import load_recipe, override
+from smalllm.reporting.words import shell
 from smalllm.rundir import RunDir
 from smalllm.training.step import make_loss_function
 
@@ -70,7 +70,7 @@ def check_minutes(out: Path, minutes: float) -> None:
     stored = RunDir(out).config
     if not stored.exists() or (found := load_recipe(str(stored)).train.max_minutes) == minutes:
         return
-    command = shlex.join(["smalllm", "quickstart", "--minutes", f"{minutes:g}", "--out", f"{out}-{minutes:g}"])
+    command = shell(["smalllm", "quickstart", "--minutes", f"{minutes:g}", "--out", f"{out}-{minutes:g}"])
     its = "another run" if found is None else f"a run of {found:g} minutes, which goes on with --minutes {found:g}"
     raise RunError(f"{out}: holds {its}. For one of {minutes:g} minutes:\n  {command}")
 
