@@ -38,13 +38,13 @@ def quickstart(*, minutes: float = 3.0, out: Path | None = None, progress: Progr
 
     Raises:
         ConfigError: `minutes` is not positive.
-        RunError: `out` holds a run of other minutes.
+        RunError: `out` holds another run.
     """
     if not 0 < minutes < 1e6:
         raise ConfigError(f"minutes = {minutes}: must be more than 0")
     out, progress = out or Path("runs/quickstart"), progress or Silent()
     check_minutes(out, minutes)
-    n_stories = round(min(_MAX_STORIES, max(_MIN_STORIES, minutes * _STORIES_PER_MINUTE)))
+    n_stories = _n_stories(minutes)
     data = Path(f"data/stories-{n_stories}")
     config = override(load_recipe("stories"), {"data.stories": n_stories, "data.path": str(data)})
     prepare(config, out=data, progress=progress)
@@ -62,17 +62,28 @@ def quickstart(*, minutes: float = 3.0, out: Path | None = None, progress: Progr
 
 
 def check_minutes(out: Path, minutes: float) -> None:
-    """Make sure that a run in `out` is one of so many minutes.
+    """Make sure that a run in `out` may be one of so many minutes.
+
+    They became steps when it began; how many stories it learns from is what is left of them, from 1 minute to 20.
 
     Raises:
         RunError: it is another one.
     """
-    stored = RunDir(out).config
-    if not stored.exists() or (found := load_recipe(str(stored)).train.max_minutes) == minutes:
+    stored, n_stories = RunDir(out).config, _n_stories(minutes)
+    if not stored.exists():
         return
+    found = load_recipe(str(stored))
+    if (found.recipe, found.data.stories) == ("stories", n_stories):
+        return
+    its = f"a run on {found.data.stories:,} stories" if found.recipe == "stories" else f'a run of "{found.recipe}"'
     command = shell(["smalllm", "quickstart", "--minutes", f"{minutes:g}", "--out", f"{out}-{minutes:g}"])
-    its = "another run" if found is None else f"a run of {found:g} minutes, which goes on with --minutes {found:g}"
-    raise RunError(f"{out}: holds {its}. For one of {minutes:g} minutes:\n  {command}")
+    raise RunError(
+        f"{out}: holds {its}; {minutes:g} minutes take {n_stories:,} stories. For a run of them:\n  {command}"
+    )
+
+
+def _n_stories(minutes: float) -> int:
+    return round(min(_MAX_STORIES, max(_MIN_STORIES, minutes * _STORIES_PER_MINUTE)))
 
 
 def _speed(config: RunConfig, *, vocab_size: int) -> float:
