@@ -10,13 +10,15 @@ from typing import Any
 
 from smalllm import runtime
 from smalllm.api import hub, stream
+from smalllm.api.files import choose_files, file_facts, is_one_text
 from smalllm.api.foreign import load_foreign
 from smalllm.config import DataConfig, RunConfig, TokenizerConfig, field_names
 from smalllm.data.document import Document, Reading
 from smalllm.data.download import fetch_url
 from smalllm.data.foreign import is_foreign
 from smalllm.data.foreign_formats import SUFFIXES
-from smalllm.data.manifest import Manifest, read_manifest
+from smalllm.data.manifest import PROGRESS_NAME, Manifest, read_manifest
+from smalllm.data.parts import check_no_parts
 from smalllm.data.progress import differences
 from smalllm.data.shards import open_split
 from smalllm.data.sources import expand_files, read_files, read_python_library, read_whole_text
@@ -41,18 +43,23 @@ def data_path(config: RunConfig) -> Path:
 
 
 def open_source(
-    data: DataConfig, *, part: tuple[int, int] | None = None, notice: Callable[[str], None] | None = None
+    data: DataConfig,
+    *,
+    part: tuple[int, int] | None = None,
+    in_turn: bool = False,
+    notice: Callable[[str], None] | None = None,
 ) -> tuple[Documents, dict[str, Any]]:
     """The documents of a configuration, and what the manifest says of the source.
 
     Args:
         data: of the configuration.
         part: (i, n) for the files i, i + n, i + 2n, … of `data.files`; None for all of the source.
+        in_turn: download only the first file of the Hub now, and another one when its turn comes.
         notice: told of downloads.
 
     Raises:
-        ConfigError: the source cannot be read by this version, or not in so many parts.
-        DataError: files are missing.
+        ConfigError: the source cannot be read by this version, or not in so many parts, or has no `val_files`.
+        DataError: files are missing, or all of them are held out.
     """
     notice = notice or Silent().say
     if part is not None and (data.mode == "stream" or not data.files):
@@ -62,7 +69,9 @@ def open_source(
         streamed = stream.open_text(data, notice)
         return lambda _=None: stream.head_documents(streamed, val_fraction=data.val_fraction), streamed.facts
     if data.files:
-        return _open_files(data, expand_files(data.files), expand_files(data.val_files), part=part)
+        return _open_files(data, *choose_files(data), part=part)
+    if data.val_files and data.source in ("stories", "python"):
+        raise ConfigError(f'data.val_files = {list(data.val_files)}: source = "{data.source}" holds out its own text')
     if data.source == "stories":
         facts = {"kind": "stories", "seed": STORIES_SEED, "stories": data.stories, "grammar": fingerprint()}
         return partial(_tell, data.stories), facts
@@ -77,6 +86,8 @@ def open_source(
         text = hub.find_text(data, notice)
         if text.by_datasets:
             return hub.documents_by_datasets(text, data), text.facts
+        if in_turn and (text.choice.val or len(text.choice.train) > 1):  # one file may be a text that is cut by size
+            return hub.documents_in_turn(text, data, notice), text.facts
         documents, _ = _open_files(data, *hub.fetch_all(text, notice))
         return documents, text.facts
     raise ConfigError("data.files is empty: source = \"files\" needs some, for example --data.files 'texts/*.txt'")
@@ -159,6 +170,9 @@ def load_data(
             return load_foreign(directory, data or DataConfig(), tokenizer=tokenizer, progress=progress or Silent())
         if directory.is_file():
             raise DataError(f"{directory}: is a file; expected the folder that holds it")
+        check_no_parts(directory)
+        if (directory / PROGRESS_NAME).exists():
+            read_manifest(directory)  # says how to finish it
         raise DataError(
             f"{directory}: no {' or '.join(SUFFIXES)} shards of another program and no prepared data here; "
             f"prepare it first:\n  {command}"
@@ -198,13 +212,8 @@ def _tell(n_stories: int, reading: Reading | None = None) -> Iterator[Document]:
 def _open_files(
     data: DataConfig, files: list[Path], val_files: list[Path], *, part: tuple[int, int] | None = None
 ) -> tuple[Documents, dict[str, Any]]:
-    facts: dict[str, Any] = {"kind": "files", "files": [_file_facts(f) for f in files]}
-    if data.separator is not None:
-        facts["separator"] = data.separator
-    if val_files:
-        facts["val_files"] = [_file_facts(f) for f in val_files]
-    is_plain = data.separator is None and not files[0].name.endswith(hub.RECORD_SUFFIXES)
-    is_one_text = is_plain and len(files) == 1 and part is None
+    facts = file_facts(data, files, val_files)
+    is_cut = is_one_text(data, files) and part is None and not val_files
     split = "train" if val_files else None
     if part is not None:
         task, n_tasks = part
@@ -216,14 +225,9 @@ def _open_files(
     def read(reading: Reading | None = None) -> Iterable[Document]:
         if reading is not None:
             reading.total_bytes = sum(file.stat().st_size for file in (*files, *val_files))
-        if is_one_text and split is None:
+        if is_cut:
             return read_whole_text(files[0], val_fraction=data.val_fraction, reading=reading)
         some = partial(read_files, separator=data.separator, text_column=data.text_column, reading=reading)
         return chain(some(files, split=split), some(val_files, split="val"))
 
     return read, facts
-
-
-def _file_facts(path: Path) -> dict[str, Any]:
-    """Name and size: enough to notice that a file changed between two calls, and the same on every machine."""
-    return {"name": path.name, "bytes": path.stat().st_size}

@@ -19,7 +19,7 @@ import numpy as np
 
 from smalllm.data.foreign_formats import SUFFIXES, ForeignFile, recognise
 from smalllm.data.manifest import MANIFEST_NAME, PROGRESS_NAME, Manifest, ShardFile, Split, TokenizerFacts
-from smalllm.data.shards import TokenStream, first_beyond, map_tokens, wrong_id
+from smalllm.data.shards import TokenStream, allow_files, first_beyond, map_tokens, wrong_id
 from smalllm.errors import DataError
 
 WHOLE_BYTES = 256 << 20
@@ -131,6 +131,7 @@ def describe(shards: ForeignShards, tokenizer: TokenizerFacts, *, directory: Pat
 
 def open_files(files: Sequence[ForeignFile], *, vocab_size: int) -> TokenStream:
     """Map whole files as one stream."""
+    allow_files(len(files))
     parts = [(file.name, map_tokens(file.path, file.layout, tokens=file.tokens)) for file in files]
     return TokenStream(parts, vocab_size=vocab_size)
 
