@@ -242,7 +242,7 @@ CHECKPOINT = "run/checkpoints/step-00000002"
     [
         (lambda: flip(f"{CHECKPOINT}/model.safetensors"), ["model.safetensors", "sha256 is not the manifest's"]),
         (lambda: write(f"{CHECKPOINT}/optimizer.safetensors", b""), ["optimizer.safetensors: has 0 bytes"]),
-        (lambda: write(f"{CHECKPOINT}/manifest.json", b"{}"), ["manifest.json: missing or damaged"]),
+        (lambda: write(f"{CHECKPOINT}/manifest.json", b"{}"), ["manifest.json: damaged"]),
         (lambda: shutil.rmtree("run/checkpoints"), ["run: a run without a checkpoint yet"]),
         (lambda: shutil.rmtree("run"), ["run: neither a run directory nor a checkpoint"]),
         (file_for_run, ["run: neither a run directory nor a checkpoint"]),
