@@ -183,6 +183,41 @@ def test_long_prompts_wait_for_their_turn_and_do_not_hold_up_others(
     assert heard == [[going, late[0]], [going, *late[:2]], [going, *late], [going, *late]]
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_no_sequence_waits_for_ever(tiny_config: ModelConfig, make_model: MakeModel, backend: Backend) -> None:
+    """Half the context of the long one fits into a step only when it comes first; short ones come all the time."""
+    model = make_model(replace(tiny_config, context_length=32))
+    decoder = make_decoder(model, backend=backend, prompt_tokens=16, n_slots=3)
+    decoder.add([1, 2], with_tokens(1))
+    long = decoder.add([5] * 10, with_tokens(100))
+    made, pauses, last = [], [], 0
+    for i in range(200):
+        while decoder.n_free and long in decoder.active:
+            decoder.add([3, i % 60], with_tokens(1))
+        for event in decoder.step():
+            if event.slot == long and len(made) < 100:
+                made.append(event.token_id)
+                pauses.append(i - last)
+                last = i
+    assert len(made) == 100 and max(pauses) <= 2
+    (alone,) = run_prompts(make_decoder(model, backend=backend), [([5] * 10, with_tokens(100))])
+    assert made == alone.token_ids and alone.n_dropped > 0
+
+
+def test_prompts_are_read_in_the_order_in_which_they_came(tiny_config: ModelConfig, make_model: MakeModel) -> None:
+    decoder = make_decoder(make_model(tiny_config), prompt_tokens=10, n_slots=3)
+    first = decoder.add([1] * 9, with_tokens(1))
+    second = decoder.add([2] * 9, with_tokens(2))
+    assert (decoder.n_unread(), decoder.n_unread([1] * 9), decoder.n_unread([3], [3], [])) == (18, 18, 20)
+    assert [event.slot for event in decoder.step()] == [first]
+    assert decoder.add([3] * 9, with_tokens(2)) == first  # the freed slot, before the one that waits longer
+    assert [event.slot for event in decoder.step()] == [second]
+    assert [event.slot for event in decoder.step()] == [first, second]
+    assert decoder.n_unread() == 0
+    decoder.remove(decoder.add([4] * 99, GREEDY))
+    assert decoder.n_unread() == 0 and decoder.n_unread([4] * 99) == 16
+
+
 def test_equal_prompts_are_read_once(tiny_config: ModelConfig, make_model: MakeModel) -> None:
     decoder = make_decoder(make_model(tiny_config), n_slots=4)
     read: list[int] = []
@@ -198,6 +233,9 @@ def test_equal_prompts_are_read_once(tiny_config: ModelConfig, make_model: MakeM
     together = run_prompts(decoder, asked)
     assert read[:2] == [12, 4]
     assert together == [run_prompts(decoder, [one])[0] for one in asked]
+    narrow = make_decoder(make_model(tiny_config), n_slots=4, prompt_tokens=12)  # fits once
+    slots = [narrow.add(*one) for one in asked]
+    assert [event.slot for event in narrow.step()] == slots
 
 
 # --- what a sequence says
