@@ -7,12 +7,13 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import safetensors.torch
 import torch
 
+from device_helpers import parameters_to_mps
 from run_helpers import prepared_config, tree
 from smalllm import cli
 from smalllm.api import evaluate, export, generate, import_model, load_run, train
@@ -55,6 +56,16 @@ class Says(Silent):
 
 def names_in(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("format", ["hf", "gguf"])
+def test_a_run_on_a_device_is_exported(format: Literal["hf", "gguf"], trained: Path, tmp_path: Path) -> None:
+    if format == "gguf":
+        pytest.importorskip("gguf")
+    run = load_run(trained, device="cpu", precision="fp32")
+    expected = export(run, tmp_path / "cpu", format=format)
+    parameters_to_mps(run.model)
+    assert replace(export(run, tmp_path / "mps", format=format), path=expected.path) == expected
 
 
 def test_an_export_proves_itself_and_comes_back_as_the_same_run(trained: Path, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Sequences that come and go in a batch are what each would be alone; the two readers agree."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -19,12 +20,13 @@ from generation_helpers import (
 )
 from smalllm.config import ModelConfig
 from smalllm.errors import ConfigError
-from smalllm.generation.engine import run_prompts
+from smalllm.generation.engine import Generation, run_prompts
 from smalllm.generation.native import NativeReader, quantize
 from smalllm.generation.readers import Backend
 from smalllm.generation.sampling import SamplingConfig
 from smalllm.generation.torch_reader import TorchReader
 from smalllm.model.gpt import GPT
+from smalllm.run import use_products
 
 MakeModel = Callable[..., GPT]
 SAMPLED = SamplingConfig(max_tokens=12, seed=3)
@@ -330,6 +332,14 @@ def test_wrong_prompts_and_options(tiny_config: ModelConfig, make_model: MakeMod
         make_decoder(model, n_slots=0)
     with pytest.raises(ConfigError, match='precision = "int8": only the compiled decoder has it'):
         make_decoder(model, backend="torch", precision="int8")
+    for backend in ("auto", "torch", "compiled"):
+        for precision, said in (
+            ("fp23", '"fp23": must be one of fp32, bf16, int8 on cpu'),
+            ("tf32", "CUDA"),
+            ("fp16", "CUDA"),
+        ):
+            with pytest.raises(ConfigError, match=said):
+                make_decoder(model, backend=backend, precision=precision)
 
 
 def test_a_step_of_all_slots_leaves_the_others_as_they_are(any_config: ModelConfig, make_model: MakeModel) -> None:
@@ -344,6 +354,37 @@ def test_a_step_of_all_slots_leaves_the_others_as_they_are(any_config: ModelConf
     ]
     together = run_prompts(decoder, asked)
     assert together == [run_prompts(make_decoder(model, backend="torch"), [one])[0] for one in asked]
+
+
+def test_tf32_is_a_switch_of_cuda_alone() -> None:
+    found = []
+    for precision, device in (("tf32", "cpu"), ("tf32", "cuda"), ("fp32", "mps"), ("bf16", "cuda")):
+        use_products(precision, device)
+        found.append(torch.get_float32_matmul_precision())
+    assert found == ["highest", "high", "high", "highest"]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_tf32_is_what_cuda_multiplies_in(any_config: ModelConfig, make_model: MakeModel) -> None:
+    model = make_model(replace(any_config, d_model=256)).to("cuda")
+    readers = [TorchReader(model, n_slots=1, weights=weights, device="cuda") for weights in ("fp32", "tf32")]
+    exact, rounded, again = (reader.read([0], [PROMPTS[3]], [0]) for reader in (*readers, readers[0]))
+    assert torch.equal(exact, again) and 0 < (exact - rounded).abs().max() < 0.02 * exact.abs().max()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_models_in_two_threads_are_captured_in_turn(any_config: ModelConfig, make_model: MakeModel) -> None:
+    models = [make_model(replace(any_config, context_length=1024), seed=seed).to("cuda") for seed in range(2)]
+    asked = with_tokens(1000)  # captures of 128, 256, 512 and 1,024 positions
+
+    def write(model: GPT) -> list[Generation]:
+        return run_together(make_decoder(model, device="cuda"), PROMPTS, asked)
+
+    alone = [write(model) for model in models]
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(write, models)) == alone
 
 
 @pytest.mark.gpu

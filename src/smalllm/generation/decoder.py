@@ -89,7 +89,7 @@ class Decoder:
         eos_id: ends a sequence; also what an empty prompt starts from.
         tokenizer: for texts in events and stop texts.
         device: where the model is: cpu, cuda or mps.
-        precision: of the weights: fp32, bf16, tf32 and fp16 (CUDA), or int8 (compiled decoder only).
+        precision: of the weights: fp32, bf16, int8 (compiled decoder only), tf32 and fp16 (CUDA only).
         backend: compiled: `decode.cpp`, on CPUs with a C++ compiler; torch: PyTorch; auto: the first that works.
         prompt_tokens: see above.
 
@@ -178,8 +178,7 @@ class Decoder:
         if slot not in self._sequences:
             raise ConfigError(f"slot {slot}: nothing to remove; in use are {list(self.active)}")
         del self._sequences[slot]
-        if slot in self._waiting:
-            self._waiting.remove(slot)
+        self._waiting = [waiting for waiting in self._waiting if waiting != slot]
         self._rows = None
 
     @torch.inference_mode()
@@ -192,9 +191,7 @@ class Decoder:
         if self._rows is None or self._rows[0] != slots:
             self._rows = slots, self._options_of(slots)
         rows, sequences = self._rows[1], [self._sequences[slot] for slot in slots]
-        uniforms = [
-            0.0 if s.sampling.temperature == 0 else float(torch.rand((), generator=s.generator)) for s in sequences
-        ]
+        uniforms = [float(torch.rand((), generator=s.generator)) if s.sampling.temperature else 0.0 for s in sequences]
         drawn = draw_rows(
             logits,
             rows,

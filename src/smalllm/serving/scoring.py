@@ -54,7 +54,7 @@ def next_tokens(run: Run, ids: Sequence[int], sampling: SamplingConfig, top: int
     """
     with runtime.autocast(run.device, run.precision):
         hidden = run.model.hidden(torch.tensor([list(ids)], device=run.device))[:, -1]
-        logits = run.model.lm_head(hidden)[:, : run.model.vocab_size].float()  # [1 V]
+        logits = run.model.lm_head(hidden)[:, : run.model.vocab_size].float().cpu()  # [1 V]; mps has no FP64
     logprobs = logits.double().log_softmax(-1)[0]
     probabilities = _drawn_from(logits, ids, sampling)
     order = sorted(
