@@ -13,8 +13,11 @@ import smalllm
 from run_helpers import prepared_config
 from smalllm import cli
 from smalllm.api.harness import _continue
+from smalllm.api.scores import read_blocks
 from smalllm.cli.progress import LineProgress
 from smalllm.config import RunConfig
+from smalllm.data.manifest import read_manifest
+from smalllm.data.shards import open_split
 from smalllm.data.stories import parse, stories
 from smalllm.errors import CheckpointError, ConfigError, DataError
 from smalllm.evaluation.harness import Wish, cut_at
@@ -59,6 +62,13 @@ def test_continuations_that_tasks_ask_for_are_those_of_each_alone(finished: Fini
         alone = smalllm.generate(run, wish.prompt, sampling=sampling, n=number + 1)[number]
         assert cut_at(text, wish.until) == cut_at(alone.text, wish.until)
     assert len(set(texts[1:4])) == 3  # the seeds differ
+
+
+def test_tokens_are_counted_in_large_pieces(finished: Finished) -> None:
+    data = Path(finished.config.data.path or "")
+    stream = open_split(data, read_manifest(data), "train")
+    assert stream.n_tokens > 10_000
+    assert [len(block) for block in read_blocks(stream)] == [stream.n_tokens]
 
 
 @torch.no_grad()
