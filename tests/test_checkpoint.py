@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 import smalllm
-from smalllm import checkpoint
+from smalllm import checkpoint, checkpoint_manifest
 from smalllm.checkpoint import (
     TrainState,
     checkpoint_paths,
@@ -31,7 +31,7 @@ from smalllm.checkpoint import (
     prune_checkpoints,
     save_checkpoint,
 )
-from smalllm.errors import CheckpointError, VersionError
+from smalllm.errors import CheckpointError, UnreadableError, VersionError
 from smalllm.rundir import RunDir
 
 FILES = ("model.safetensors", "optimizer.safetensors", "state.json", "manifest.json")
@@ -164,6 +164,60 @@ def test_a_damaged_checkpoint_is_set_aside(run: RunDir, name: str, damage: Calla
     # Saving the step again works, and is used again.
     save(run, 2)
     assert load(run).state.step == 2
+
+
+def unreadable(patch: pytest.MonkeyPatch, path: Path, number: int) -> None:
+    """A file that a disk or a file system does not give: reading it fails, though its size is known."""
+    hash_of, read_text = checkpoint_manifest.sha256_of, Path.read_text
+
+    def failing(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(asked: Path, *args: Any, **kwargs: Any) -> Any:
+            if asked == path:
+                raise OSError(number, os.strerror(number), str(asked))
+            return function(asked, *args, **kwargs)
+
+        return call
+
+    patch.setattr(checkpoint_manifest, "sha256_of", failing(hash_of))
+    patch.setattr(Path, "read_text", failing(read_text))
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EACCES, errno.ESTALE], ids=["faulty", "permission", "stale"])
+@pytest.mark.parametrize("name", FILES)
+def test_a_checkpoint_that_cannot_be_read_is_passed_over_and_stays(run: RunDir, name: str, number: int) -> None:
+    save(run, 1)
+    newest = save(run, 2)
+    said: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        unreadable(patch, newest / name, number)
+        loaded = load_latest(run, notice=said.append)
+        with pytest.raises(UnreadableError, match=os.strerror(number)):
+            load_checkpoint(newest)
+    assert loaded is not None and loaded.state.step == 1 and is_equal(loaded.model, tensors(1))
+    assert len(said) == 1 and f"{newest / name}: could not be read" in said[0] and "it stays as it is" in said[0]
+    assert load(run).state.step == 2  # once the disk is mended
+
+
+def test_only_unreadable_ones_is_an_error(run: RunDir) -> None:
+    for number, step in ((errno.EIO, 1), (errno.EACCES, 2)):
+        save(run, step)
+        with pytest.MonkeyPatch.context() as patch:
+            for path in checkpoint_paths(run):
+                unreadable(patch, path / "model.safetensors", number)
+            with pytest.raises(CheckpointError, match=rf"no checkpoint can be used:\n.*{os.strerror(number)}"):
+                load_latest(run, notice=lambda _: None)
+    assert load(run).state.step == 2
+
+
+def test_what_is_written_after_an_unreadable_one_is_kept(run: RunDir) -> None:
+    save(run, 1)
+    save(run, 6)  # cannot be read when the run goes on from step 1
+    save(run, 2)
+    prune_checkpoints(run, keep=1)
+    assert [path.name for path in checkpoint_paths(run)] == ["step-00000006", "step-00000002"]
+    save(run, 7)
+    prune_checkpoints(run, keep=1)
+    assert [path.name for path in checkpoint_paths(run)] == ["step-00000007"]
 
 
 def test_an_undamaged_checkpoint_is_not_set_aside(run: RunDir) -> None:

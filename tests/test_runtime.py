@@ -1,5 +1,6 @@
 """What is said of this machine, and that what it lacks is refused; the structural types that parts are held to."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 from smalllm import runtime
+from smalllm.api.tasks import open_tasks
 from smalllm.errors import ConfigError
 from smalllm.protocols import Progress, Silent, Tokenizer
 from smalllm.tokenizers.bytes import build_bytes
@@ -34,6 +36,13 @@ def test_an_absent_device_is_refused_by_name() -> None:
 
 
 def test_precision() -> None:
+    for precision, flag in (("bf16", "amx_bf16"), ("bf16", "avx512_bf16"), ("fp16", "avx512_fp16")):
+        for flags in ({flag}, {"avx2"}):
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(runtime, "cpu_flags", lambda flags=flags: flags)
+                assert runtime.is_native(precision, "cpu") == (flag in flags)
+    assert runtime.is_native("fp32", "cpu") and runtime.is_native("tf32", "cuda")
+    assert not runtime.is_native("tf32", "cpu") and not runtime.is_native("tf32", "mps")
     assert runtime.pick_precision("auto", "cpu") == ("bf16" if runtime.has_bf16("cpu") else "fp32")
     assert runtime.pick_precision("auto", "mps") == "fp32"
     assert runtime.pick_precision("fp32", "cpu") == "fp32"
@@ -63,11 +72,51 @@ def test_a_missing_compiler_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     assert runtime.missing_compiler("mps") == "compilation is not used on mps"
 
 
+@pytest.mark.parametrize(
+    ("compiler", "says"), [("false", "No working C++ compiler"), pytest.param(None, "", marks=pytest.mark.slow)]
+)
+def test_a_compiler_that_does_not_work_is_found(compiler: str | None, says: str) -> None:
+    if compiler is None and runtime.missing_compiler("cpu"):
+        pytest.skip("there is none")
+    program = "from smalllm import runtime; print(runtime.broken_compiler('cpu'))"
+    changed = {"CXX": compiler} if compiler else {}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=os.environ | changed)
+    assert done.returncode == 0 and says in done.stdout and bool(done.stdout.strip()) == bool(says)
+
+
+def test_without_a_home_the_cache_is_asked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def unknown(uid: int) -> None:
+        raise KeyError(uid)
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert runtime.cache_folder() == tmp_path / "smalllm"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert runtime.cache_folder() == tmp_path / ".cache" / "smalllm"
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    with pytest.raises(ConfigError, match="set HOME or XDG_CACHE_HOME"):
+        runtime.cache_folder()
+    assert open_tasks([]) == []
+
+
 def test_facts_of_the_machine() -> None:
     assert 1 <= runtime.n_physical_cores() <= 4096
     assert runtime.cpu_name()
     assert 10**7 < runtime.peak_memory_bytes("cpu") < 10**13  # this process, in bytes
     runtime.synchronize("cpu")
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("fp16", "torch.float16"), ("fp32", "torch.float32")])
+def test_a_rate_is_measured_in_the_precision_that_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch, precision: str, dtype: str
+) -> None:
+    multiplied: list[str] = []
+    monkeypatch.setattr(runtime, "_MATMUL_SIZE", 8)
+    monkeypatch.setattr(runtime, "synchronize", lambda device: None)
+    monkeypatch.setattr(torch.Tensor, "__matmul__", lambda a, b: multiplied.append(str(a.dtype)))
+    runtime.measure_matmul("cpu", precision)
+    assert set(multiplied) == {dtype}
 
 
 def test_configure_sets_the_whole_process() -> None:

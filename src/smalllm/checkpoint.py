@@ -7,7 +7,8 @@
     latest, best                          the name of a checkpoint
 
 Written to a temporary directory, synced, renamed, and only then named in `latest`. A checkpoint that does not match
-its manifest is set aside as `damaged-…` and the next older one is used. Never pickle.
+its manifest is set aside as `damaged-…` and the next older one is used; one that cannot be read just now is passed over
+and stays. Never pickle.
 """
 
 import contextlib
@@ -25,9 +26,9 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from smalllm.checkpoint_manifest import FORMAT, VERSION, read_manifest, sha256_of, sync_file, verify_file
+from smalllm.checkpoint_manifest import FORMAT, VERSION, read_manifest, reading, sha256_of, sync_file, verify_file
 from smalllm.data.durable import sync_directory
-from smalllm.errors import CheckpointError, VersionError
+from smalllm.errors import CheckpointError, UnreadableError, VersionError
 from smalllm.optim.guards import FIRST_SCALE
 from smalllm.rundir import RunDir, write_text
 from smalllm.sharded import local, part_of
@@ -136,10 +137,13 @@ def mark_best(run: RunDir, step: int) -> None:
 
 
 def prune_checkpoints(run: RunDir, *, keep: int) -> None:
-    """Delete all but the newest `keep` checkpoints and the best, and what a crash left half-written."""
-    best = _named(run, "best")
+    """Delete all but the newest `keep` checkpoints, the best and the last written, and what a crash left half-written.
+
+    The last written is not the newest where a newer one could not be read.
+    """
+    named = {_named(run, "best"), _named(run, "latest")}
     for path in checkpoint_paths(run)[keep:]:
-        if path.name != best:
+        if path.name not in named:
             shutil.rmtree(path, ignore_errors=True)
     for path in run.checkpoints.glob(".writing-*"):
         shutil.rmtree(path, ignore_errors=True)
@@ -155,27 +159,31 @@ def load_latest(run: RunDir, *, notice: Callable[[str], None]) -> Checkpoint | N
 
     Args:
         run: the run directory.
-        notice: told about every damaged checkpoint, which is renamed to `damaged-…`.
+        notice: told about every damaged checkpoint, which is renamed to `damaged-…`, and about every one that could
+            not be read, which is left as it is.
 
     Raises:
-        CheckpointError: there are checkpoints, and every one is damaged.
+        CheckpointError: there are checkpoints, and none can be used.
         VersionError: the newest sound one is a newer smalllm's; it is left where it is.
     """
     paths = checkpoint_paths(run)
-    damaged: list[str] = []
+    unusable: list[str] = []
     for path in paths:
         try:
             return load_checkpoint(path)
         except VersionError:
             raise
+        except UnreadableError as error:
+            unusable.append(str(error))
+            notice(f"{error}; it stays as it is, looking for an older one")
         except CheckpointError as error:
-            damaged.append(str(error))
+            unusable.append(str(error))
             aside = path.with_name(f"damaged-{path.name}")
             shutil.rmtree(aside, ignore_errors=True)
             os.replace(path, aside)
             notice(f"{error}; set aside as {aside.name}, looking for an older one")
-    if damaged:
-        raise CheckpointError(f"{run.checkpoints}: no checkpoint can be used:\n" + "\n".join(damaged))
+    if unusable:
+        raise CheckpointError(f"{run.checkpoints}: no checkpoint can be used:\n" + "\n".join(unusable))
     if set_aside := sorted(run.checkpoints.glob("damaged-*")):
         raise CheckpointError(
             f"{run.checkpoints}: every checkpoint was damaged and set aside, {set_aside[-1].name} last; restore one "
@@ -209,19 +217,21 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
     Raises:
         CheckpointError: a file is missing, truncated or altered, or was written by a newer smalllm.
+        UnreadableError: the system did not let a file be read.
     """
     manifest = read_manifest(path)
     for name in _FILES:
         verify_file(path / name, manifest["files"].get(name))
     try:
-        kept = json.loads((path / "state.json").read_text(encoding="utf-8"))
+        with reading(path):
+            kept = json.loads((path / "state.json").read_text(encoding="utf-8"))
+            model = safetensors.torch.load_file(path / "model.safetensors")
+            optimizer = safetensors.torch.load_file(path / "optimizer.safetensors")
         known = {f.name for f in fields(TrainState)}
         found = {key: value for key, value in kept["state"].items() if key in known}
         values: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in found.items()}
         state = TrainState(**values)
-        model = safetensors.torch.load_file(path / "model.safetensors")
-        optimizer = safetensors.torch.load_file(path / "optimizer.safetensors")
-    except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
+    except (ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
         raise CheckpointError(f"{path}: cannot be read ({error})") from error
     return Checkpoint(path=path, state=state, model=model, optimizer=optimizer, facts=kept["facts"])
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from smalllm import runtime
+from smalllm.errors import ConfigError
 
 _SHARED = Path(__file__).with_name("cpp")
 _FLAGS = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-fopenmp", "-fno-math-errno", "-fno-trapping-math")
@@ -80,13 +81,13 @@ def _openmp(version: str) -> list[str]:
 
 def _cache_folder() -> Path:
     """The user's own, since what lies there is run."""
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "smalllm"
     try:
+        folder = runtime.cache_folder()
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         facts = folder.stat()
         if os.access(folder, os.W_OK) and facts.st_uid == os.getuid() and not facts.st_mode & 0o022:
             return folder
-    except OSError:
+    except (ConfigError, OSError):
         pass
     return Path(_private_folder().name)
 

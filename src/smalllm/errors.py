@@ -7,7 +7,8 @@
     │   └── EncodingError  a text that a tokenizer could not encode, though it should take any
     ├── RunError           a run directory that cannot be used as asked
     ├── CheckpointError    no checkpoint that can be trusted
-    │   └── VersionError   one that a newer smalllm wrote
+    │   ├── VersionError   one that a newer smalllm wrote
+    │   └── UnreadableError  one that the system did not let be read; it may be sound
     ├── InteropError       a model of another program that cannot be taken in, or one that cannot be given out
     ├── DeviceMemoryError  memory did not hold a forward and backward pass; the weights are untouched
     ├── NonFiniteError     a loss or gradient that is not a number; the weights are untouched
@@ -66,6 +67,10 @@ class CheckpointError(SmalllmError):
 
 class VersionError(CheckpointError):
     """A checkpoint of a format that this smalllm does not know; it is sound, and another smalllm reads it."""
+
+
+class UnreadableError(CheckpointError):
+    """A checkpoint that the system did not let be read: a faulty disk, permissions; it may be sound."""
 
 
 class InteropError(SmalllmError):

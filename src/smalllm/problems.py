@@ -5,9 +5,18 @@ import math
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from smalllm.config import TASK_NAMES, DataConfig, ModelConfig, OptimConfig, RunConfig, TrackConfig, TrainConfig
+from smalllm.config import (
+    TASK_NAMES,
+    DataConfig,
+    ModelConfig,
+    OptimConfig,
+    RunConfig,
+    TrackConfig,
+    TrainConfig,
+    as_dict,
+)  # fmt: skip
 from smalllm.errors import ConfigError
-from smalllm.recipes.resolve import memory_bytes
+from smalllm.recipes.resolve import memory_bytes, resolve_shape
 
 _POSITIVE = "at least 1"
 _NOT_NEGATIVE = "0 or more"
@@ -57,6 +66,7 @@ def problems(config: RunConfig) -> list[str]:
         One sentence per problem: field, value found, what is allowed.
     """
     return [
+        *_not_text(config),
         *_out_of_range(config),
         *_model_problems(config.model),
         *_data_problems(config.data),
@@ -80,6 +90,14 @@ def check(config: RunConfig) -> RunConfig:
     if found:
         raise ConfigError(found)
     return config
+
+
+def _not_text(config: RunConfig) -> Iterator[str]:
+    for section, values in as_dict(config).items():
+        for key, value in values.items() if isinstance(values, dict) else ():
+            for word in value if isinstance(value, list) else [value]:
+                if isinstance(word, str) and word.encode("utf-8", "replace").decode() != word:
+                    yield f"{section}.{key} = {word!r}: is not UTF-8, as a run's config.toml must be; rename the file"
 
 
 def _out_of_range(config: RunConfig) -> Iterator[str]:
@@ -168,12 +186,10 @@ def _parallel_problems(train: TrainConfig, model: ModelConfig) -> Iterator[str]:
         yield f'train.loss_chunks = {train.loss_chunks}: needs the whole model in each process, train.parallel = "ddp"'
     if n < 2:
         return
-    for name in ("n_heads", "n_kv_heads", "d_ff"):
-        value = getattr(model, name)
+    d_ff = resolve_shape(model).d_ff if model.n_heads >= 1 else model.d_ff
+    for name, value in (("n_heads", model.n_heads), ("n_kv_heads", model.n_kv_heads), ("d_ff", d_ff)):
         if value is not None and value % n:
             yield f"train.tensor_parallel = {n}: must divide model.{name} = {value}, which is shared out in equal parts"
-    if model.d_ff is None and model.mlp == "gelu" and 4 * model.d_model % n:
-        yield f"train.tensor_parallel = {n}: must divide model.d_ff = {4 * model.d_model}"
 
 
 def _track_problems(track: TrackConfig) -> Iterator[str]:

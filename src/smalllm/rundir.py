@@ -87,7 +87,7 @@ def locked(run: RunDir) -> Iterator[None]:
     """Hold the run directory for writing; the lock goes with the process, however it ends.
 
     Raises:
-        RunError: another process is writing this run, or the directory cannot be made or written.
+        RunError: another process is writing this run, or the directory cannot be made, written or locked.
     """
     try:
         run.path.mkdir(parents=True, exist_ok=True)
@@ -99,9 +99,14 @@ def locked(run: RunDir) -> Iterator[None]:
     with lock as file:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except (BlockingIOError, PermissionError) as error:
             raise RunError(
                 f"{run.path}: another process is writing this run; wait for it, stop it, or choose another --out"
+            ) from error
+        except OSError as error:
+            raise RunError(
+                f"{run.path}: this file system cannot lock a file ({error.strerror}), so nothing would keep a second "
+                "process out; choose an --out on another"
             ) from error
         yield
 

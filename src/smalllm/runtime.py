@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from smalllm.config import DeviceChoice, Precision
 from smalllm.errors import ConfigError
@@ -77,6 +78,13 @@ def has_bf16(device: str) -> bool:
     return device == "cpu" and bool({"avx512_bf16", "amx_bf16"} & cpu_flags())
 
 
+def is_native(precision: str, device: str) -> bool:
+    """Whether the device multiplies in this precision by itself; emulated products are tens of times slower or more."""
+    if precision == "fp16":
+        return device != "cpu" or bool({"avx512_fp16", "amx_fp16"} & cpu_flags())
+    return has_bf16(device) if precision == "bf16" else precision != "tf32" or device == "cuda"
+
+
 @functools.cache
 def cpu_flags() -> frozenset[str]:
     """The processor's feature flags as Linux names them; empty elsewhere."""
@@ -118,6 +126,25 @@ def missing_compiler(device: str) -> str | None:
     return None
 
 
+def broken_compiler(device: str) -> str:
+    """In words why `torch.compile` fails here on a function of one line; empty where it works. Takes some seconds."""
+    new = time.time_ns() % 2**40  # what a function with it compiles to lies in no cache
+
+    def scaled_sum(x: Tensor) -> Tensor:
+        return (x * new).sum()
+
+    try:
+        torch.compile(scaled_sum, dynamic=False)(torch.ones(64, device=device, requires_grad=True)).backward()
+    except Exception as error:  # the compiler is a program of its own, with failures of its own
+        return first_line(error)
+    return ""
+
+
+def first_line(error: Exception) -> str:
+    """What an error of another program says, short."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+
+
 def configure(*, threads: int, precision: str) -> None:
     """Set process-wide switches once, before the first tensor of a run.
 
@@ -155,8 +182,8 @@ def matmul_flops(device: str, precision: str) -> float:
 
 
 def measure_matmul(device: str, precision: str) -> float:
-    """The best measured rate of a 4096 x 4096 x 4096 product [FLOP/s], in BF16 or FP32. Takes about a second."""
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    """The best measured rate of a 4096 x 4096 x 4096 product [FLOP/s]. Takes about a second."""
+    dtype = product_dtype(precision)
     a = torch.randn(_MATMUL_SIZE, _MATMUL_SIZE, device=device).to(dtype)
     best_s = float("inf")
     for _ in range(4):
@@ -169,13 +196,35 @@ def measure_matmul(device: str, precision: str) -> float:
 
 
 def peak_flops(device: str) -> float:
-    """What `mfu` divides by [FLOP/s]: the data sheet's BF16 rate of a known GPU, else a measured product's rate."""
+    """What `mfu` divides by [FLOP/s]: the data sheet's BF16 rate of a known GPU, else the measured one
+    of a product in the precision that suits the device.
+    """
     if device == "cuda":
         name = torch.cuda.get_device_name()
         for part, flops in _PEAK_FLOPS.items():
             if part in name:
                 return flops
-    return matmul_flops(device, "bf16" if has_bf16(device) else "fp32")
+    return matmul_flops(device, pick_precision("auto", device))
+
+
+def cache_folder() -> Path:
+    """Where what can be made or fetched again is kept: `smalllm` in `XDG_CACHE_HOME`, else in `~/.cache`.
+
+    Raises:
+        ConfigError: neither that variable nor a home is known.
+    """
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "smalllm")
+    except RuntimeError as error:
+        raise ConfigError(
+            f"nothing says where to keep what is fetched: HOME is not set, and user {os.getuid()} has no home; set "
+            "HOME or XDG_CACHE_HOME"
+        ) from error
+
+
+def in_fp64(tensor: Tensor) -> Tensor:
+    """A tensor in FP64: where it is, or on the CPU if its device has no such numbers, as mps."""
+    return (tensor.cpu() if tensor.is_mps else tensor).double()
 
 
 def synchronize(device: str) -> None:

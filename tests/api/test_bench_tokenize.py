@@ -6,11 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from hub_helpers import serve_hub
 from run_helpers import make_text
 from smalllm import cli
 from smalllm.api.bench_tokenize import BASELINE, bench_tokenize
 from smalllm.config import TokenizerConfig
 from smalllm.errors import ConfigError
+from smalllm.tokenizers import save_tokenizer
+from smalllm.tokenizers.huggingface import train_huggingface
 
 
 @pytest.fixture(autouse=True)
@@ -55,3 +58,11 @@ def test_wrong_words(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["bench", "tokenize", "a.txt", "--rounds", "0"]) == 2
     with pytest.raises(ConfigError, match="each must be positive"):
         bench_tokenize(["a.txt"], tokenizer=TokenizerConfig(kind="bytes"), megabytes=0.0)
+
+
+def test_a_tokenizer_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_tokenizer(train_huggingface(Path("a.txt").read_text().split("<>"), vocab_size=270), tmp_path / "gpt")
+    asked = TokenizerConfig(kind="huggingface", path="someone/gpt")
+    with serve_hub(tmp_path / "cache", monkeypatch) as hub:
+        hub.sets["someone/gpt"] = tmp_path / "gpt"
+        assert bench_tokenize(["a.txt"], tokenizer=asked, separator="<>", megabytes=0.01, rounds=1, n_workers=1).rates

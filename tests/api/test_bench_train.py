@@ -1,6 +1,7 @@
 """The measurement of training runs whole on a tiny shape, and its numbers fit together."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from run_helpers import tiny_config
 from smalllm import cli
 from smalllm.api.bench_train import bench_train
+from smalllm.api.trial import Contestant, started
 from smalllm.errors import ConfigError, InteropError, RunError
 from smalllm.model.count import flops_per_token
 from smalllm.recipes import override
@@ -74,3 +76,18 @@ def test_a_contestant_that_fails_says_why(tmp_path: Path) -> None:
     config = override(tiny_config(tmp_path), {"model.d_model": 2_000_000_000, "model.d_head": 2})
     with pytest.raises(RunError, match=r"smalllm, fp32, eager: ended with status 1: .*"):
         bench_train(config, rounds=1)
+
+
+def test_a_contestant_that_ends_while_it_waits_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not a broken pipe, which the command line takes for a reader that has seen enough."""
+    program = tmp_path / "answers-once"
+    program.write_text("#!/bin/sh\nread request\necho '{}'\necho went away >&2\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+    contestant = Contestant(library="smalllm", precision="fp32", compile=False)
+    with (
+        pytest.raises(RunError, match="smalllm, fp32, eager: ended with status 0: went away"),
+        started(tiny_config(tmp_path), 257, 1, contestant) as child,
+    ):
+        child._process.wait()
+        child.ask(1)

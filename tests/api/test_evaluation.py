@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +23,7 @@ from smalllm.errors import CheckpointError, ConfigError, DataError
 from smalllm.evaluation.harness import Wish, cut_at
 from smalllm.generation.sampling import SamplingConfig
 from smalllm.recipes import override
+from smalllm.run import load_run
 from smalllm.rundir import RunDir, read_json, read_jsonl
 
 BLIMP = [
@@ -112,6 +113,16 @@ def test_a_folder_of_documents_each_from_its_start(finished: Finished, tmp_path:
     assert found["scored_bytes"] == sum(len(text.encode()) for text in texts)
     assert abs(found["bits_per_byte"] - sum(nats) / found["scored_bytes"] / math.log(2)) < 1e-6
     assert found["loss_stderr"] > 0
+
+
+def test_documents_are_found_as_those_of_the_run_s_own_text_were(finished: Finished, tmp_path: Path) -> None:
+    run, texts = load_run(finished.out), ["the cat", "a dog saw the old hen"]
+    ours = replace(run, config=override(run.config, {"data.separator": "|", "data.text_column": "body"}))
+    (tmp_path / "a.txt").write_text("|".join(texts))
+    (tmp_path / "b.jsonl").write_text("".join(json.dumps({"body": text}) + "\n" for text in texts))
+    found = [smalllm.evaluate(ours, text=tmp_path / name)["results"]["loss"] for name in ("a.txt", "b.jsonl")]
+    assert found[0] == found[1] and found[0]["scored_bytes"] == sum(map(len, texts))
+    assert smalllm.evaluate(run, text=tmp_path / "a.txt")["results"]["loss"]["scored_bytes"] == len("|".join(texts))
 
 
 def test_text_without_the_runs_data_has_no_unigram_to_compare_with(

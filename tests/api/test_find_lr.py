@@ -3,14 +3,19 @@
 import contextlib
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from torch import Tensor, nn
 
 from run_helpers import options_of, prepared_config, tiny_config, tree
-from smalllm.api import find_lr, train
+from smalllm.api import find_lr, sitting, train
 from smalllm.cli import main
 from smalllm.errors import ConfigError, DataError
+from smalllm.protocols import Silent
 from smalllm.recipes import override, save_config
+from smalllm.training.step import LossFunction, make_loss_function
 
 MAX_LR = 30.0  # a tiny model bears much
 
@@ -64,6 +69,54 @@ def test_what_cannot_be_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="--max-lr inf"):
         find_lr(config, max_lr=float("inf"))
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["file", "file/below", "closed"])
+def test_an_out_that_cannot_be_written_is_told_before_anything_is_measured(tmp_path: Path, name: str) -> None:
+    config = prepared_config(tmp_path)
+    (tmp_path / "file").write_text("precious")
+    if name == "closed":  # even root writes no file here
+        name = "/proc/self/find-lr"
+
+    class Measuring(Silent):
+        def advance(self, done: int, note: str = "") -> None:
+            pytest.fail("measured, though the result would be lost")
+
+    with pytest.raises(ConfigError, match=r"cannot be written in .* choose another --out"):
+        find_lr(config, out=tmp_path / name, steps=20, progress=Measuring())
+    assert (tmp_path / "file").read_text() == "precious"
+
+
+def test_tasks_are_not_opened(tmp_path: Path) -> None:
+    config = prepared_config(tmp_path, {"eval.tasks": (f"hellaswag={tmp_path / 'missing.jsonl'}",)})
+    find_lr(config, out=tmp_path / "out", steps=20)
+    with pytest.raises(DataError):  # the partner: training wants them
+        train(config, out=tmp_path / "run")
+
+
+def test_micro_batches_shrink_as_in_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = prepared_config(tmp_path, {"model.dropout": 0.0})
+    whole = find_lr(config, out=tmp_path / "whole", steps=20)
+    said: list[str] = []
+
+    def limited(*args: Any, **options: Any) -> LossFunction:
+        loss_function = make_loss_function(*args, **options)
+
+        def loss(model: nn.Module, token_ids: Tensor, targets: Tensor) -> Tensor:
+            if len(token_ids) > 2:
+                torch.empty(1 << 50, dtype=torch.uint8)  # more than any machine has
+            return loss_function(model, token_ids, targets)
+
+        return loss
+
+    class Told(Silent):
+        def say(self, text: str) -> None:
+            said.append(text)
+
+    monkeypatch.setattr(sitting, "make_loss_function", limited)
+    found = find_lr(config, out=tmp_path / "out", steps=20, progress=Told())
+    assert any("memory did not hold 4 sequences at a time" in text for text in said)
+    assert found["losses"] == pytest.approx(whole["losses"], rel=1e-5)
 
 
 @pytest.mark.parametrize("mode", ["shards", "stream"])

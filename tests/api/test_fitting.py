@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch import Tensor, nn
 
 from run_helpers import prepared_config
-from smalllm.api import train
+from smalllm.api import building, train
 from smalllm.api.fitting import fits_here
 from smalllm.config import RunConfig
+from smalllm.errors import DeviceMemoryError
 from smalllm.protocols import Silent
 from smalllm.recipes import load_recipe, override, save_config
 from smalllm.recipes.resolve import Machine, resolve
@@ -95,6 +98,25 @@ def test_a_run_goes_on_with_smaller_micro_batches(config: RunConfig, tmp_path: P
         assert stored < 128 and 128 % stored == 0
         assert f"going on with {stored}, which" in said
         assert losses == pytest.approx(whole, rel=1e-5)  # the sum over micro-batches is rounded otherwise
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({}, "with --train.activation_checkpointing 1 needs less"),
+        ({"train.activation_checkpointing": 1}, "choose a smaller model or a shorter context"),
+    ],
+)
+def test_what_to_do_is_said_where_no_micro_batch_fits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], says: str
+) -> None:
+    def nothing_fits(model: nn.Module, token_ids: Tensor, targets: Tensor) -> Tensor:
+        return torch.empty(1 << 50, dtype=torch.uint8)
+
+    monkeypatch.setattr(building, "make_loss_function", lambda *args, **options: nothing_fits)
+    config = prepared_config(tmp_path, changes)
+    with pytest.raises(DeviceMemoryError, match=rf"memory did not hold 1 sequence at a time \(.*{says}"):
+        train(config, out=tmp_path / "run")
 
 
 LAPTOP = Machine(device="cpu", precision="fp32", can_compile=False, threads=1, peak_flops=1e11)

@@ -10,6 +10,7 @@ import pytest
 
 import smalllm
 from foreign_helpers import NAMES, write_shards
+from hub_helpers import serve_hub
 from run_helpers import (
     TINY,
     StopAt,
@@ -28,7 +29,8 @@ from smalllm.config import RunConfig
 from smalllm.data.shards import open_split, read_manifest
 from smalllm.errors import CheckpointError, ConfigError, DataError, TokenizerError
 from smalllm.recipes import load_recipe, override
-from smalllm.tokenizers import load_tokenizer
+from smalllm.tokenizers import load_tokenizer, save_tokenizer
+from smalllm.tokenizers.huggingface import train_huggingface
 
 KINDS = tuple(NAMES)
 
@@ -232,3 +234,15 @@ def test_preparing_beside_them_is_what_train_then_reads(tmp_path: Path) -> None:
     smalllm.prepare(override(config, {"tokenizer.kind": "bytes"}), out=folder)
     manifest, _ = load_data(folder, command="")
     assert manifest.layouts is None and manifest.splits["train"].tokens > 1000
+
+
+def test_a_tokenizer_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = train_huggingface([make_text()], vocab_size=270)
+    save_tokenizer(own, tmp_path / "gpt")
+    ids = own.encode(make_text())
+    shards = write_shards(tmp_path / "shards", "npy", train=ids, val=ids[5:500])
+    asked = {"data.path": str(shards), "tokenizer.kind": "huggingface", "tokenizer.path": "someone/gpt"}
+    with serve_hub(tmp_path / "cache", monkeypatch) as hub:
+        hub.sets["someone/gpt"] = tmp_path / "gpt"
+        train_until(1, tiny_config(tmp_path, asked), tmp_path / "run")
+    assert load_tokenizer(tmp_path / "run" / "tokenizer").fingerprint == own.fingerprint

@@ -267,3 +267,26 @@ def test_unprepared_data_are_explained(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.chdir(tmp_path)
     with pytest.raises(DataError, match="no prepared data here; prepare it first:\n  smalllm prepare wikipedia"):
         train(override(load_recipe("wikipedia"), {"train.device": "cpu"}))
+
+
+@pytest.mark.parametrize("recipe", ["wikipedia", "tinystories"])
+def test_a_trial_downloads_no_more_than_it_reads(
+    recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    mirror = made_mirror(recipe, tmp_path / "mirror")
+    name = load_recipe(recipe).data.hub_name
+    assert name is not None
+    words = ["prepare", recipe, "--tokenizer.kind", "bytes", "--tokenizer.vocab_size", "None", "--json"]
+    words += ["--data.val_fraction", "0.2"]
+    tried: dict[int, Any] = {}
+    with serve_hub(tmp_path / "cache", monkeypatch) as hub:
+        hub.sets[name] = mirror
+        for n, n_files in ((10, 1), (10_000, 5)):
+            assert cli.main([*words, "--dry-run", str(n)]) == 0
+            tried[n] = json.loads(capsys.readouterr().out)
+            fetched = {r for r in hub.requests if r.startswith("GET /datasets") and r.endswith(".parquet")}
+            assert len(fetched) == n_files
+        assert cli.main([*words, "--out", "out"]) == 0
+    assert tried[10]["summary"]["documents"] == 10 and 0 < tried[10]["share"] < 0.3
+    assert tried[10_000]["share"] == 1 and tried[10_000]["summary"] == json.loads(capsys.readouterr().out)["summary"]

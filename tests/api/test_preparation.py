@@ -1,9 +1,14 @@
 """`prepare` as users call it: any number of processes, a trial that writes nothing, rates on the way, a summary."""
 
+import contextlib
 import json
 import random
+import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow
 import pyarrow.parquet
@@ -18,7 +23,7 @@ from smalllm.data import pieces
 from smalllm.data.summary import Longest, Tally, read_summary
 from smalllm.errors import ConfigError, DataError
 from smalllm.protocols import Silent
-from smalllm.tokenizers import build_tokenizer
+from smalllm.tokenizers import build_tokenizer, load_tokenizer
 
 DRAW = random.Random(1)
 WORDS = ["".join(DRAW.choices("abcdefgh猫é", k=DRAW.randrange(1, 9))) for _ in range(400)]
@@ -53,15 +58,25 @@ def test_any_number_of_processes_writes_the_same(kind: str, vocab_size: int | No
     assert tree(Path("all")) != tree(Path("out-1"))  # the partner: other options do change the bytes
 
 
+class Interrupted(Exception):
+    pass
+
+
+class Stopping(Silent):
+    """Stops in the middle, and keeps what was said before."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+    def advance(self, done: int, note: str = "") -> None:
+        if done > 200:
+            raise Interrupted
+
+
 def test_the_number_of_processes_may_change_when_it_goes_on() -> None:
-    class Interrupted(Exception):
-        pass
-
-    class Stopping(Silent):
-        def advance(self, done: int, note: str = "") -> None:
-            if done > 200:
-                raise Interrupted
-
     prepare(config(data__workers=1), out=Path("whole"))
     with pytest.raises(Interrupted):
         prepare(config(data__workers=3), out=Path("cut"), progress=Stopping())
@@ -94,6 +109,72 @@ def test_rates_and_the_time_left_are_told() -> None:
     for words in (" MB, ", " tokens, ", " MB/s, ", " tokens/s"):
         assert words in note
     assert any(note.endswith(" s left") for _, note in told.notes)
+
+
+# --- the tokenizer of what is there
+
+
+TRAINED = {"tokenizer__kind": "huggingface", "tokenizer__vocab_size": 300}
+
+
+@pytest.mark.parametrize(
+    ("begun", "changes"),
+    [
+        (TRAINED, {"tokenizer__vocab_size": 290}),
+        (TRAINED, {"tokenizer__path": "other/tokenizer"}),
+        (TRAINED, {"tokenizer__kind": "bytes", "tokenizer__vocab_size": None}),
+        ({}, TRAINED),
+    ],
+    ids=["size", "path", "kind", "trained"],
+)
+@pytest.mark.parametrize("is_finished", [False, True], ids=["unfinished", "finished"])
+def test_another_tokenizer_is_refused(begun: dict[str, Any], changes: dict[str, Any], is_finished: bool) -> None:
+    prepare(config(**TRAINED, data__files=("b.parquet",)), out=Path("other"))
+    if is_finished:
+        prepare(config(**begun), out=Path("out"))
+    else:
+        with pytest.raises(Interrupted):
+            prepare(config(**begun), out=Path("out"), progress=Stopping())
+    before = tree(Path("out"))
+    with pytest.raises(DataError, match=r"holds (the unfinished preparation of )?other data.*sha256 is"):
+        prepare(config(**begun | changes), out=Path("out"))
+    assert tree(Path("out")) == before
+    prepare(config(**begun), out=Path("out"))
+    prepare(config(**begun), out=Path("whole"))
+    assert tree(Path("out")) == tree(Path("whole"))
+
+
+def test_a_tokenizer_is_trained_once() -> None:
+    for n, stops in enumerate([True, False, False]):  # begun, continued, finished
+        progress = Stopping()
+        with pytest.raises(Interrupted) if stops else contextlib.nullcontext():
+            prepare(config(**TRAINED), out=Path("out"), progress=progress if n != 1 else Silent())
+        assert any("training a huggingface tokenizer" in said for said in progress.said) == (n == 0)
+    with pytest.raises(DataError, match=r"source\.files is"):
+        prepare(config(**TRAINED, data__files=("a.jsonl",)), out=Path("out"))
+
+
+def test_the_tokenizer_is_written_by_who_holds_the_directory() -> None:
+    """A second call replaces no file that the processes of the first have yet to load."""
+    with pytest.raises(Interrupted):
+        prepare(config(), out=Path("out"), progress=Stopping())
+    Path("out/.prepare.json").unlink()
+    shutil.rmtree("out/tokenizer")
+    for shard in Path("out").glob("*.bin"):
+        shard.unlink()
+    holder = (
+        "import sys; from pathlib import Path; from smalllm.data.directory import sole_writer\n"
+        "with sole_writer(Path('out')): print('held', flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", holder]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None and other.stdout.readline() == "held\n"
+        with pytest.raises(DataError, match="another process is preparing"):
+            prepare(config(), out=Path("out"))
+        assert not Path("out/tokenizer").exists()
+        other.communicate("")
+    prepare(config(), out=Path("out"))
+    assert load_tokenizer(Path("out/tokenizer")).kind == "bytes"
 
 
 # --- the summary

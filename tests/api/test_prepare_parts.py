@@ -48,7 +48,10 @@ def test_parts_from_the_command_line(capsys: pytest.CaptureFixture[str]) -> None
     assert call("--out", "out", "--part", "1/3") == 0  # there already
     assert tree(Path("out")) == before
     assert call("--out", "out", "--merge") == 0
-    assert "next: smalllm train shakespeare --data.path out" in capsys.readouterr().out
+    assert (
+        "next: smalllm train shakespeare --data.files files --data.val_fraction 0.3 --data.path out"
+        in capsys.readouterr().out
+    )
     found, whole = read_manifest(Path("out")), read_manifest(Path("whole"))
     verify_shards(Path("out"), found)
     assert found.source == {**whole.source, "tasks": 3}
@@ -92,6 +95,31 @@ def test_wrong_parts_are_explained(
     assert call("--out", "out", "--tokenizer.vocab_size", "None", *options) == code
     assert said in capsys.readouterr().err
     assert not Path("out").exists()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["prepare", "shakespeare", *OPTIONS, "--out", "my data"],
+        ["train", "shakespeare", "--data.path", "my data"],
+        ["inspect", "my data"],
+    ],
+    ids=["prepare", "train", "inspect"],
+)
+def test_parts_that_are_not_merged(capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
+    prepare(config(), out=Path("my data"), part=(0, 2))
+    assert cli.main(words) == 1
+    said = capsys.readouterr().err
+    assert "holds parts/, which are not merged" in said and "prepare RECIPE --merge --out 'my data'" in said
+    assert not list(Path("my data").glob("*.bin")) and not Path("my data/manifest.json").exists()
+
+
+@pytest.mark.parametrize("words", [["train", "shakespeare", "--data.path", "out"], ["inspect", "out"]])
+def test_what_is_not_finished(capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
+    prepare(config(), out=Path("out"))
+    Path("out/manifest.json").rename("out/.prepare.json")  # what is there while it is prepared
+    assert cli.main(words) == 1
+    assert "out: its preparation has not finished" in capsys.readouterr().err
 
 
 def test_only_files_have_parts() -> None:

@@ -124,6 +124,44 @@ def test_files_of_their_own_for_validation(capsys: pytest.CaptureFixture[str]) -
     assert documents("train") == TEXTS[:40] and documents("val") == TEXTS[40:]
 
 
+@pytest.mark.parametrize("files", ["corpus", "corpus/*.txt"])
+@pytest.mark.parametrize("val", ["corpus/val.txt", "link.txt"])
+@pytest.mark.parametrize("separator", [["--data.separator", "<>"], []], ids=["documents", "texts"])
+def test_what_is_held_out_is_not_trained_on(
+    capsys: pytest.CaptureFixture[str], files: str, val: str, separator: list[str]
+) -> None:
+    Path("corpus").mkdir()
+    Path("link.txt").symlink_to("corpus/val.txt")
+    for name, texts in {"a": TEXTS[:20], "b": TEXTS[20:40], "val": TEXTS[40:]}.items():
+        Path(f"corpus/{name}.txt").write_text("<>".join(texts))
+    options = ["--data.files", files, "--data.val_files", val, *separator, *BYTES]
+    prepared(capsys, *options)
+    if separator:
+        assert documents("train") == TEXTS[:40] and documents("val") == TEXTS[40:]
+    else:
+        assert documents("val") == ["<>".join(TEXTS[40:])] and len(documents("train")) == 2
+    assert [file["name"] for file in read_manifest(Path("out")).source["files"]] == ["a.txt", "b.txt"]
+    Path("corpus/a.txt").unlink(), Path("corpus/b.txt").unlink()
+    assert cli.main(["prepare", "shakespeare", "--out", "none", *options]) == 1
+    assert "so none is left to train on" in capsys.readouterr().err and not Path("none").exists()
+
+
+@pytest.mark.parametrize("recipe", ["stories", "python"])
+def test_a_source_that_reads_no_files_takes_none_to_validate(recipe: str) -> None:
+    Path("val.txt").write_text("not this")
+    with pytest.raises(ConfigError, match=rf'data\.val_files = .* source = "{recipe}"'):
+        prepare(override(load_recipe(recipe), {"data.val_files": ("val.txt",)}), out=Path("out"))
+
+
+def test_another_column_is_another_text(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("a.jsonl").write_text("".join(json.dumps({"title": str(i), "text": t}) + "\n" for i, t in enumerate(TEXTS)))
+    prepared(capsys, "--data.files", "a.jsonl", *BYTES)
+    assert "text_column" not in read_manifest(Path("out")).source  # as older versions wrote it
+    prepared(capsys, "--data.files", "a.jsonl", "--data.text_column", "text", *BYTES)
+    with pytest.raises(AssertionError, match=r'holds other data.* source\.text_column is null, asked for "title"'):
+        prepared(capsys, "--data.files", "a.jsonl", "--data.text_column", "title", *BYTES)
+
+
 def test_one_text_and_one_to_validate(capsys: pytest.CaptureFixture[str]) -> None:
     for name, seed in {"train.txt": 1, "val.txt": 2}.items():
         Path(name).write_text(make_text(2000, seed=seed))
@@ -260,5 +298,8 @@ def test_the_default_place(capsys: pytest.CaptureFixture[str]) -> None:
     Path("text.txt").write_text(make_text())
     assert cli.main(["prepare", "shakespeare", "--data.files", "text.txt"]) == 0
     out = capsys.readouterr().out
-    assert "next: smalllm train shakespeare --data.path data/shakespeare" in out and "bytes tokenizer, 257 ids" in out
+    assert (
+        "next: smalllm train shakespeare --data.files text.txt --data.path data/shakespeare" in out
+        and "bytes tokenizer, 257 ids" in out
+    )
     assert data_path(load_recipe("shakespeare")) == Path("data/shakespeare") and documents("train", "data/shakespeare")

@@ -292,6 +292,18 @@ def test_a_run_that_was_stopped_says_so(finished: Finished, tmp_path: Path) -> N
     assert not RunDir(tmp_path).result.exists()
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")  # of torch.compile
+def test_data_that_fail_are_not_taken_for_the_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("smalllm.api.sitting._VERIFY_BYTES", 0)  # as large shards are: looked at when they are read
+    config = prepared_config(tmp_path, {"train.compile": True})
+    for shard in (tmp_path / "data").glob("train*.bin"):
+        shard.write_bytes(b"\xff" * shard.stat().st_size)
+    said = StopAt(1)
+    with pytest.raises(DataError, match="is 65535; expected ids below"):
+        smalllm.train(config, out=tmp_path / "run", progress=said)
+    assert not any("torch.compile failed" in line for line in said.said)
+
+
 def test_stories_report_their_floor(tmp_path: Path) -> None:
     tiny = {
         "data.stories": 300, "data.val_fraction": 0.1, "tokenizer.kind": "bytes", "tokenizer.vocab_size": None,

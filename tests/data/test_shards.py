@@ -1,6 +1,8 @@
 """Reading shards: exact round trips, and every kind of damage named."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -166,3 +168,28 @@ def test_large_shards_open_without_being_read(tmp_path: Path) -> None:
     assert opened.n_tokens == 4 * n_tokens
     assert opened.read_rows(np.arange(0, 4 * n_tokens - 9, n_tokens // 2), 9).sum() == 0
     assert open_split(tmp_path, manifest, "val").n_tokens == 0
+
+
+@pytest.mark.parametrize("hard", [1000, 200], ids=["soft", "hard"])
+def test_more_shards_than_files_may_be_open(tmp_path: Path, hard: int) -> None:
+    """macOS allows a process 256 files until it asks for more."""
+    make(tmp_path, train=list(range(280)), val=[1], shard_tokens=1)
+    script = f"""
+import resource, sys
+from pathlib import Path
+from smalllm.data.shards import open_split, read_manifest
+from smalllm.errors import DataError
+resource.setrlimit(resource.RLIMIT_NOFILE, (100, {hard}))
+try:
+    stream = open_split(Path(sys.argv[1]), read_manifest(Path(sys.argv[1])), "train")
+    print(stream.read(0, 280).tolist() == list(range(280)), resource.getrlimit(resource.RLIMIT_NOFILE)[0] < {hard})
+except DataError as error:
+    print(error)
+"""
+    said = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, check=True
+    ).stdout
+    if hard == 1000:
+        assert said == "True True\n"
+    else:
+        assert "Too many open files" in said and "ulimit -n" in said

@@ -315,6 +315,25 @@ def test_whole_text_is_cut_after_a_newline(tmp_path: Path) -> None:
         list(read_whole_text(write(tmp_path / "a.txt.gz", gzip.compress(b"text")), val_fraction=0.5))
 
 
+@pytest.mark.parametrize(
+    ("text", "val_bytes"),
+    [
+        ("Title\n" + "word " * 20_000, 1000),  # one long line
+        ("Title\n" + "word " * 200, 10),
+        ("Title\n\n" + "日" * 30_050, 903),
+        ("é" * 3, 0),
+        ("".join(f"{'word ' * 800}{i:03}\n" for i in range(50)), 4004),  # long lines stay whole
+        ("a line\n" * 10, 7),  # so does a line longer than what is held out
+    ],
+)
+def test_few_newlines_move_the_cut_no_further_than_a_line(tmp_path: Path, text: str, val_bytes: int) -> None:
+    path = write(tmp_path / "text.txt", text)
+    documents = list(read_whole_text(path, val_fraction=0.01))
+    assert "".join(document.text for document in documents) == text
+    found = sum(len(document.text.encode()) for document in documents if document.split == "val")
+    assert found == val_bytes
+
+
 def test_the_python_library_is_text_on_every_machine() -> None:
     documents = list(read_python_library())
     origins = [document.origin for document in documents]

@@ -53,6 +53,16 @@ def test_a_folder_that_others_may_write_is_not_trusted(tmp_path: Path, monkeypat
     assert not list((tmp_path / "smalllm").iterdir())
 
 
+def test_without_a_home_it_is_compiled_for_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(uid: int) -> None:
+        raise KeyError(uid)
+
+    for name in ("HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    assert isinstance(load_decoder(), ctypes.CDLL)
+
+
 def test_weights_lie_where_huge_pages_can_be(tiny_config: ModelConfig, make_model: Callable[..., GPT]) -> None:
     """In private memory: shared memory, which `mmap` gives by default, gets none."""
     reader = NativeReader(make_model(tiny_config), n_slots=1, weights="fp32")

@@ -6,14 +6,16 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from smalllm.api import train
+from smalllm.api import building, train
+from smalllm.api.one_batch import gathered
 from smalllm.checkpoint import copy_parameters
 from smalllm.config import ModelConfig, OptimConfig
 from smalllm.model.gpt import GPT
@@ -24,7 +26,7 @@ from smalllm.rundir import is_other_rank
 from smalllm.sharded import local
 from smalllm.training.distributed import ALONE, Ranks, arranged, joined
 from smalllm.training.parallel import divide_model, is_divided, whole_tensors
-from smalllm.training.step import Update, make_loss_function, train_step
+from smalllm.training.step import LossFunction, Update, make_loss_function, train_step
 
 SHAPE = ModelConfig(
     n_layers=2, n_heads=4, n_kv_heads=2, d_model=32, d_ff=96, context_length=16, norm="rmsnorm", mlp="swiglu",
@@ -130,6 +132,13 @@ def count_messages(ranks: Ranks, parallel: str) -> list[int]:
     return counts
 
 
+def whole_batch(ranks: Ranks) -> bool:
+    """Whether each rank knows all windows of a step."""
+    found = [rows.tolist() for rows in gathered(Divided(ranks, "ddp", "adamw").batches(0), ranks)]
+    alone = [torch.cat(parts).tolist() for parts in zip(*Divided(ALONE, "ddp", "adamw").batches(0), strict=True)]
+    return all(sorted(ours) == sorted(theirs) for ours, theirs in zip(found, alone, strict=True))
+
+
 def steps(cases: Sequence[str]) -> dict[str, Any]:
     """Updates in all ways to divide a model."""
     with joined() as world:
@@ -141,6 +150,8 @@ def steps(cases: Sequence[str]) -> dict[str, Any]:
         for parallel in ("ddp", "fsdp"):
             found[f"nan {parallel}"] = not_a_number(pairs, parallel)
             found[f"messages {parallel}"] = count_messages(pairs, parallel)
+        for n_tensor in (1, 2):
+            found[f"batch {n_tensor}"] = whole_batch(arranged(world, device="cpu", n_tensor=n_tensor))
         found["first"] = world.from_first({"text": "é", "n": 0.1, "none": None} if world.is_first else None)
         return found
 
@@ -156,6 +167,52 @@ def signal_at(step: int, metrics: Path) -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
+def limited(most_rows: int) -> Callable[..., LossFunction]:
+    """What `make_loss_function` is where memory holds only so many sequences at a time."""
+
+    def make(*args: Any, **options: Any) -> LossFunction:
+        loss_function = make_loss_function(*args, **options)
+
+        def loss(model: nn.Module, token_ids: Tensor, targets: Tensor) -> Tensor:
+            if len(token_ids) > most_rows:
+                torch.empty(1 << 50, dtype=torch.uint8)  # more than any machine has
+            return loss_function(model, token_ids, targets)
+
+        return loss
+
+    return make
+
+
+class Fails(torch.autograd.Function):
+    """A step whose backward pass fails."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("no backward pass is compiled here")
+
+
+def break_compiler(how: str) -> None:
+    """The compiler fails on rank 1; or on all ranks with the last block that the backward pass comes to."""
+    if how == "on one rank" and is_other_rank():
+        import torch._inductor.config as inductor
+
+        inductor.cpp.cxx = (None, "false")
+    if how == "backward":
+
+        def compile_block(block: Any, **_: Any) -> None:
+            def call(*args: Any, **words: Any) -> torch.Tensor:
+                found = block._call_impl(*args, **words)
+                return Fails.apply(found) if block.attention.layer == 0 else found
+
+            block._compiled_call_impl = call
+
+        torch.nn.Module.compile = compile_block  # type: ignore[method-assign]
+
+
 def runs(folder: Path) -> dict[str, Any]:
     """Whole runs, as `plan.json` has them."""
     found = {}
@@ -163,6 +220,8 @@ def runs(folder: Path) -> dict[str, Any]:
         out = folder / plan["out"]
         if plan["signal"] and is_other_rank():
             signal_at(plan["signal"], out / "metrics.jsonl")
+        building.make_loss_function = limited(plan["most_rows"]) if plan["most_rows"] else make_loss_function
+        break_compiler(plan.get("broken", ""))
         try:
             result = train(
                 load_recipe(str(folder / plan["recipe"])), out=out, resume=plan["resume"], changes=plan["changes"]

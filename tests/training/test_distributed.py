@@ -16,7 +16,7 @@ from run_helpers import exact_rows, final_files, prepared_config, train_until
 from smalllm.api import train
 from smalllm.config import RunConfig
 from smalllm.errors import CheckpointError
-from smalllm.recipes import override, save_config
+from smalllm.recipes import load_recipe, override, save_config
 from smalllm.rundir import RunDir, read_json
 
 WORKER = Path(__file__).parent / "ranks_worker.py"
@@ -86,6 +86,10 @@ def test_gradients_are_added_up_once_an_update(pair: list[Any]) -> None:
         assert of_two == of_six > 0
 
 
+def test_a_batch_is_looked_at_whole(pair: list[Any]) -> None:
+    assert all(rank[f"batch {n_tensor}"] for rank in pair for n_tensor in (1, 2))
+
+
 def test_what_rank_0_says_reaches_all(pair: list[Any]) -> None:
     assert pair[0]["first"] == pair[1]["first"] == {"text": "é", "n": 0.1, "none": None}
 
@@ -123,17 +127,28 @@ class Runs:
         self.add("tensor", {"train.tensor_parallel": 2})
         self.add("from one", {}, resume=True, asked={"train.parallel": "fsdp"})
         self.add("refused", {"train.tokens_per_step": 112, "train.micro_batch_size": None})
+        self.add("tight", {}, most_rows=2)
+        self.add("tight", {}, name="again", resume=True, most_rows=2)
+        self.add("tight", {}, name="smaller", resume=True, most_rows=2, asked={"train.micro_batch_size": 2})
         self.add("stream whole", stream)
         self.add("stream", stream, signal=6)
         self.add("stream", stream, name="stream resumed", resume=True)
         train_until(6, self.config, folder / "from one")
 
     def add(
-        self, out: str, changes: Any = None, *, name: str = "", signal: int = 0, resume: bool = False, asked: Any = None
+        self,
+        out: str,
+        changes: Any = None,
+        *,
+        name: str = "",
+        signal: int = 0,
+        resume: bool = False,
+        asked: Any = None,
+        most_rows: int = 0,
     ) -> None:
         save_config(override(self.config, changes or {}), self.folder / f"{out}.toml")
         plan = {"recipe": f"{out}.toml", "out": out, "signal": signal, "resume": resume, "changes": asked or {}}
-        self.plan[name or out] = plan
+        self.plan[name or out] = {**plan, "most_rows": most_rows}
 
     def launch(self) -> list[Any]:
         (self.folder / "plan.json").write_text(json.dumps(self.plan))
@@ -217,6 +232,18 @@ def test_a_checkpoint_of_shares_goes_on_alone(runs: tuple[Path, RunConfig, list[
     assert exact_rows(folder / "from one")[-1]["step"] == LAST + 2
 
 
+def test_memory_that_is_not_enough_can_be_left(runs: tuple[Path, RunConfig, list[Any]]) -> None:
+    folder, _, found = runs
+    for name in ("tight", "again"):
+        said = [rank[name]["error"] for rank in found]
+        assert sorted(said)[1] == "RankError: " and sorted(said)[0].startswith(
+            "DeviceMemoryError: memory did not hold 4"
+        )
+        assert "can't allocate memory" in sorted(said)[0] and "--resume --train.micro_batch_size 2," in sorted(said)[0]
+    assert found[0]["smaller"]["steps"] == LAST
+    assert_same_curve(exact_rows(folder / "tight"), exact_rows(folder / "whole"))
+
+
 def test_an_error_is_said_by_one(runs: tuple[Path, RunConfig, list[Any]]) -> None:
     _, _, found = runs
     first, second = (rank["refused"]["error"] for rank in found)
@@ -237,6 +264,22 @@ def test_the_command_says_it_once(tmp_path: Path) -> None:
     said = [line for line in done.stderr.splitlines() if "holds a run already" in line]
     assert done.returncode == 1 and len(said) == 1 and done.stdout == ""
     assert "smalllm/" not in done.stderr  # no traceback of ours; torchrun adds its own
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("broken", ["on one rank", "backward"])
+def test_where_compiling_fails_all_go_on_without(tmp_path: Path, broken: str) -> None:
+    """Also in the middle of a backward pass, after which the blocks of fsdp would give other gradients."""
+    config = prepared_config(tmp_path, {"train.parallel": "fsdp", "model.n_layers": 2})
+    plan: dict[str, Any] = {"signal": 0, "resume": False, "changes": {}, "broken": broken}
+    plans = {name: plan | {"recipe": f"{name}.toml", "out": name} for name in ("never", "failed")}
+    for name in plans:
+        save_config(override(config, {"train.compile": name == "failed"}), tmp_path / f"{name}.toml")
+    (tmp_path / "plan.json").write_text(json.dumps(plans))
+    launch(2, WORKER, tmp_path)
+    assert [found["failed"].get("error") for found in found_by(tmp_path, 2)] == [None, None]
+    assert exact_rows(tmp_path / "failed") == exact_rows(tmp_path / "never") != []
+    assert load_recipe(str(tmp_path / "failed")).train.compile is False
 
 
 @pytest.mark.slow

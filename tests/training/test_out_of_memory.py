@@ -14,7 +14,7 @@ from smalllm.model.gpt import GPT
 from smalllm.optim.optimizers import build_optimizers
 from smalllm.training.memory import is_out_of_memory, memory_guard, shrinking
 from smalllm.training.step import make_loss_function, train_step
-from smalllm.training.warmup import run_once, time_update
+from smalllm.training.warmup import compile_failure, run_once, time_update
 
 LOSS = make_loss_function("cpu", "fp32", compile_it=False)
 TOO_MUCH = 1 << 50  # bytes that no machine has
@@ -63,6 +63,22 @@ def test_a_failed_pass_leaves_weights_and_gradients(tiny_config: ModelConfig) ->
     assert all(p.grad is None for p in model.parameters())
     assert all(torch.equal(p, value) for p, value in zip(model.parameters(), before, strict=True))
     assert not any(optimizer.state for optimizer in optimizers)
+
+
+def test_a_pass_that_fails_half_way_leaves_no_gradients(tiny_config: ModelConfig) -> None:
+    """As one does whose backward pass the compiler cannot make; updates after it would have them added."""
+    model = GPT(tiny_config, vocab_size=61)
+
+    def fails(model: nn.Module, token_ids: Tensor, targets: Tensor) -> Tensor:
+        LOSS(model, token_ids, targets).backward()
+        assert any(p.grad is not None for p in model.parameters())
+        raise RuntimeError("cannot compile\nat all")
+
+    assert compile_failure(model, fails, batch(4)) == "cannot compile"
+    assert all(p.grad is None for p in model.parameters())
+    assert compile_failure(model, LOSS, batch(4)) == ""
+    with pytest.raises(DeviceMemoryError):  # it is not the compiler's fault, and is tried again
+        compile_failure(model, failing_above(2), batch(4))
 
 
 def test_other_errors_pass_as_they_are() -> None:

@@ -34,6 +34,14 @@ def test_a_model_that_cannot_be_cut(model: dict[str, int], named: list[str]) -> 
     assert not problems(RunConfig(model=shape, train=TrainConfig(max_steps=1)))
 
 
+@pytest.mark.parametrize(("mlp", "d_ff"), [("gelu", 4 * 70), ("swiglu", 192)])
+def test_a_width_that_is_not_given_cannot_be_cut_either(mlp: Literal["gelu", "swiglu"], d_ff: int) -> None:
+    shape = ModelConfig(n_heads=5, d_model=70, mlp=mlp)
+    found = {n: problems(RunConfig(model=shape, train=TrainConfig(max_steps=1, tensor_parallel=n))) for n in (5, 35)}
+    assert [f"must divide model.d_ff = {d_ff}," in " ".join(found[n]) for n in (5, 35)] == [d_ff % 5 > 0, d_ff % 35 > 0]
+    assert problems(RunConfig(model=ModelConfig(n_heads=0), train=TrainConfig(max_steps=1, tensor_parallel=3)))
+
+
 @pytest.mark.parametrize(
     ("micro_batch_size", "n_ranks", "expected"),
     [("auto", 1, 16), ("auto", 2, 8), ("auto", 4, 4), (4, 4, 4), (8, 2, 8)],

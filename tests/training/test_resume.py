@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -26,10 +27,10 @@ from run_helpers import (
     train_until,
     tree,
 )
-from smalllm import cli
-from smalllm.api import load_run, prepare, runs, train
-from smalllm.checkpoint import find_checkpoint, save_checkpoint
-from smalllm.config import RunConfig
+from smalllm import cli, runtime
+from smalllm.api import building, load_run, prepare, runs, train
+from smalllm.checkpoint import TrainState, checkpoint_paths, find_checkpoint, load_checkpoint, save_checkpoint
+from smalllm.config import RunConfig, as_dict
 from smalllm.errors import CheckpointError, ConfigError, DataError, NonFiniteError, RunError, TokenizerError
 from smalllm.protocols import Silent
 from smalllm.recipes import load_recipe, override, save_config
@@ -192,12 +193,148 @@ def test_the_learning_rate_may_change(whole: Whole, tmp_path: Path) -> None:
     assert all(rates[step] == before[step] * (1.0 if step <= 6 else 0.5) for step in rates)
 
 
+MINUTES = {"train.max_minutes": 5.0}
+
+
+def in_minutes(whole: Whole, **changes: Any) -> RunConfig:
+    """What the command line makes of `--train.max_minutes`: the recipe's own length is a limit too."""
+    return override(whole.config, {**MINUTES, "train.max_steps": 100_000, "eval.every": 0, **changes})
+
+
+@pytest.mark.parametrize("asked", [MINUTES, {**MINUTES, "train.max_steps": 100_000}, {}], ids=["one", "two", "recipe"])
+def test_the_same_minutes_again_are_the_same_steps(whole: Whole, tmp_path: Path, asked: dict[str, Any]) -> None:
+    """As torchrun --max-restarts, Slurm or cron give one command again and again."""
+    config = in_minutes(whole)
+    said = train_until(3, config, tmp_path, resume=True, changes=asked)
+    stored = load_recipe(str(tmp_path))
+    assert any(" s an update: " in text for text in said) and stored.train.max_minutes is None
+    for step in (5, 8):
+        said = train_until(step, config, tmp_path, resume=True, changes=asked)
+        assert load_recipe(str(tmp_path)) == stored and not any(" s an update: " in text for text in said)
+    at_once = override(whole.config, {"train.max_steps": stored.train.max_steps, "eval.every": 0})
+    train_until(8, at_once, tmp_path / "at once")
+    assert final_files(tmp_path) == final_files(tmp_path / "at once")
+
+
+def test_other_minutes_are_those_of_the_sitting(whole: Whole, tmp_path: Path) -> None:
+    """The partner. Once complete, the same command only reads; a change of something else forgets no minutes."""
+    config, moment = in_minutes(whole), {"train.max_minutes": 1e-9}  # for one update
+    train_until(3, config, tmp_path, changes=MINUTES)
+    result = train(config, out=tmp_path, resume=True, changes=moment)
+    assert result["steps"] == 4
+    assert train(config, out=tmp_path, resume=True, changes={"train.log_every": 2}) == result
+    before = tree(tmp_path)
+    assert train(config, out=tmp_path, resume=True, changes=moment) == result and tree(tmp_path) == before
+    train_until(6, config, tmp_path, resume=True, changes={"train.max_steps": 7})
+    assert (
+        train(config, out=tmp_path, resume=True, changes=moment)["steps"] == 7
+    )  # one more: another length was between
+
+
+def test_minutes_of_a_run_that_lost_its_patience(whole: Whole, tmp_path: Path) -> None:
+    config = in_minutes(whole, **{"train.patience": 1, "eval.every": 2, "optim.lr": 0.3})
+    result = train(config, out=tmp_path, changes=MINUTES)
+    for minutes in (5.0, 7.0):  # the same, and others: there is nothing left to train
+        RunDir(tmp_path).result.unlink()  # killed before it was written
+        again = train(config, out=tmp_path, resume=True, changes={"train.max_minutes": minutes})
+        assert (again["steps"], again["val"]) == (result["steps"], result["val"])
+        stored = load_recipe(str(tmp_path)).train
+        assert stored.max_minutes is None and stored.max_steps is not None
+
+
+def from_a_gpu(whole: Whole, out: Path, precision: str) -> None:
+    """The same run as if its first steps had been made on a GPU."""
+    train_until(6, whole.config, out)
+    stored = load_recipe(str(out))
+    save_config(override(stored, {"train.device": "cuda", "train.precision": precision}), RunDir(out).config)
+
+
+@pytest.mark.parametrize("asked", [{}, {"train.precision": "fp32"}], ids=["by itself", "asked for"])
+def test_a_tf32_run_goes_on_in_fp32_without_a_gpu(whole: Whole, tmp_path: Path, asked: dict[str, Any]) -> None:
+    from_a_gpu(whole, tmp_path, "tf32")
+    changes = {"train.device": "cpu", **asked}
+    said = train_until(9, whole.config, tmp_path, resume=True, changes=changes)
+    assert any('"tf32" becomes "fp32"' in text for text in said) == (not asked)
+    said = train_until(LAST, whole.config, tmp_path, resume=True, changes=changes)  # the same command again
+    assert not any("tf32" in text for text in said)
+    assert_same_run(tmp_path, whole)
+    assert load_recipe(str(tmp_path)).train.precision == "fp32"
+
+
+def test_a_precision_that_is_emulated_is_told_and_may_be_left(
+    whole: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runtime, "cpu_flags", frozenset)  # a CPU without it
+    from_a_gpu(whole, tmp_path, "fp16")
+    said = train_until(7, whole.config, tmp_path, resume=True, changes={"train.device": "cpu"})
+    assert any("emulated" in text and "--train.precision fp32" in text for text in said)
+    assert load_recipe(str(tmp_path)).train.precision == "fp16"
+    with monkeypatch.context() as patch, pytest.raises(ConfigError, match="a resume cannot change it"):
+        patch.setattr(runtime, "cpu_flags", lambda: {"avx512_fp16"})  # where it is native, it stays
+        train(whole.config, out=tmp_path, resume=True, changes={"train.precision": "fp32"})
+    said = train_until(8, whole.config, tmp_path, resume=True, changes={"train.precision": "fp32"})
+    assert load_recipe(str(tmp_path)).train.precision == "fp32" and not any("emulated" in text for text in said)
+
+
+def test_the_precision_is_chosen_anew_with_the_device(
+    whole: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runtime, "cpu_flags", frozenset)
+    from_a_gpu(whole, tmp_path, "fp16")
+    changes = {"train.device": "cpu", "train.precision": "auto"}
+    train_until(LAST, whole.config, tmp_path, resume=True, changes=changes)
+    assert load_recipe(str(tmp_path)).train.precision == "fp32"
+    assert_same_run(tmp_path, whole)
+
+
+@pytest.mark.parametrize(
+    ("changes", "rel"),
+    [
+        ({"train.micro_batch_size": 8}, 1e-5),
+        ({"train.loss_chunks": 4}, 1e-5),
+        ({"train.activation_checkpointing": 1}, 0),
+    ],
+    ids=["micro-batch", "logits in parts", "activations again"],
+)
+def test_the_memory_of_a_step_may_change(tmp_path: Path, changes: dict[str, Any], rel: float) -> None:
+    """Another way to compute the same: to the last bit where nothing is added up in another order."""
+    config = prepared_config(tmp_path, {"model.dropout": 0.0 if rel else 0.1})
+    for out, asked in (("as it was", {}), ("changed", changes)):
+        train_until(6, config, tmp_path / out)
+        train_until(LAST, config, tmp_path / out, resume=True, changes=asked)
+    was, now = ([row["loss"] for row in exact_rows(tmp_path / out)] for out in ("as it was", "changed"))
+    assert now == pytest.approx(was, rel=rel, abs=0)
+    stored = as_dict(load_recipe(str(tmp_path / "changed")))["train"]
+    assert {f"train.{key}": stored[key] for key in stored if f"train.{key}" in changes} == changes
+    assert (final_files(tmp_path / "changed") == final_files(tmp_path / "as it was")) == (rel == 0)
+
+
 def test_patience_ends_a_run(whole: Whole, tmp_path: Path) -> None:
     config = override(whole.config, {"train.patience": 1, "train.max_steps": 400, "eval.every": 2, "optim.lr": 0.3})
     result = train(config, out=tmp_path)
     losses = [row["loss"] for row in exact_rows(tmp_path) if row["split"] == "val"]
     assert result["steps"] < 400 and losses[-1] >= min(losses) and result["best_step"] < result["steps"]
     assert train(config, out=tmp_path, resume=True) == result
+
+
+def test_the_result_counts_every_step_and_not_only_those_with_a_row(whole: Whole, tmp_path: Path) -> None:
+    stops = {"train.patience": 1, "train.max_steps": 400, "eval.every": 2, "optim.lr": 0.3, "train.log_every": 10}
+    result = train(override(whole.config, stops), out=tmp_path)
+    rows = [row for row in read_jsonl(RunDir(tmp_path).metrics) if row["split"] == "train"]
+    state = load_checkpoint(checkpoint_paths(RunDir(tmp_path))[0]).state
+    assert result["steps"] > rows[-1]["step"]
+    assert (result["steps"], result["tokens"]) == (state.step, state.step * 128)
+    assert result["train_time_s"] >= state.elapsed_s >= rows[-1]["elapsed_s"]
+
+
+def test_a_result_without_any_train_row(whole: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The only update overflowed in FP16: there is no speed to tell, and still a result."""
+    monkeypatch.setattr(building, "TrainState", partial(TrainState, loss_scale=2.0**60))
+    result = train(override(whole.config, {"train.precision": "fp16", "train.max_steps": 1}), out=tmp_path)
+    rows = read_jsonl(RunDir(tmp_path).metrics)
+    assert [row["split"] for row in rows] == ["event", "val"] and "FP16 overflow" in rows[0]["event"]
+    assert (result["steps"], result["tokens"], result["tokens_per_second"], result["mfu"]) == (1, 0, None, None)
+    assert read_json(RunDir(tmp_path).result) == result and (tmp_path / "report.html").exists()
 
 
 @pytest.mark.parametrize(
@@ -207,6 +344,7 @@ def test_patience_ends_a_run(whole: Whole, tmp_path: Path) -> None:
         ({"train.seed": 5}, r"train\.seed = 5: .* was started with 1337"),
         ({"train.tokens_per_step": 256}, r"train\.tokens_per_step = 256: .* was started with 128"),
         ({"train.precision": "bf16"}, r"train\.precision = 'bf16': .* was started with 'fp32'"),
+        ({"train.micro_batch_size": 3}, r"train\.micro_batch_size = 3: must divide the 8 windows"),
         ({"train.max_steps": -1}, r"train\.max_steps = -1: must be at least 1"),
     ],
 )
@@ -230,8 +368,9 @@ def test_another_recipe_is_named(whole: Whole) -> None:
         {"train.micro_batch_size": None},
         {"train.max_steps": None, "train.max_epochs": 0.0822},
         {"train.device": "auto", "train.compile": "auto"},
+        {"train.micro_batch_size": "auto"},
     ],
-    ids=["warmup", "precision", "micro-batch", "epochs", "auto"],
+    ids=["warmup", "precision", "micro-batch", "epochs", "auto", "automatic micro-batch"],
 )
 def test_the_same_command_again_goes_on(whole: Whole, tmp_path: Path, asked: dict[str, Any]) -> None:
     """What was resolved once is not taken for a change."""

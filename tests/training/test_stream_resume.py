@@ -271,6 +271,10 @@ def test_local_files(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeyp
     Path("b.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS[60:]))
     config = stream_config(tmp_path, **{"data.files": ("*.jsonl",), "data.hub_name": None})
     train_until(3, config, tmp_path / "run")
+    held_out = override(config, {"data.val_files": ("b.jsonl",), "data.path": "held out"})
+    assert [file["name"] for file in prepare(held_out).source["files"]] == ["a.jsonl"]
+    with pytest.raises(DataError, match=r"has changed .*text_column is null, asked for \"title\""):
+        train_until(4, override(config, {"data.text_column": "title"}), Path("another run"))
     Path("one.txt").write_text("\n".join(TEXTS))
     with pytest.raises(DataError, match=r"one\.txt is one text without documents to put in order; .*--data\.separator"):
         train(override(config, {"data.files": ("one.txt",), "data.path": "other"}), out=Path("other run"))

@@ -9,10 +9,11 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from smalllm.api.hub import tokenizer_path
 from smalllm.api.preparation import prepare
 from smalllm.config import DataConfig, RunConfig, TokenizerConfig
 from smalllm.data.sources import expand_files, read_files, read_python_library
@@ -85,7 +86,7 @@ def bench_tokenize(
 
     Raises:
         ConfigError: `megabytes`, `rounds` or `n_workers` is not positive.
-        DataError: the files cannot be read.
+        DataError: the files cannot be read, or a tokenizer of the Hub could not be had.
         TokenizerError: the tokenizer cannot be built.
     """
     n_workers, progress = n_workers or n_physical_cores(), progress or Silent()
@@ -94,7 +95,8 @@ def bench_tokenize(
     texts = _texts(files, text_column=text_column, separator=separator, limit_bytes=int(megabytes * 1e6))
     text_bytes = sum(len(text.encode()) for text in texts)
     with TemporaryDirectory(prefix="smalllm-bench-") as name:
-        ways = _ways(Path(name), texts, tokenizer, n_workers)
+        path = tokenizer_path(tokenizer.kind, tokenizer.path, progress.say)
+        ways = _ways(Path(name), texts, replace(tokenizer, path=None if path is None else str(path)), n_workers)
         measured: dict[str, list[float]] = {way: [] for way in ways}
         for number in range(1, rounds + 1):
             for way, run in ways.items():

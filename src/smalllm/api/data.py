@@ -1,22 +1,25 @@
 """Where text comes from, and what a data directory holds: what `prepare` and `train` need to know of data."""
 
-import os
+import contextlib
 import platform
-import shlex
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from smalllm import runtime
 from smalllm.api import hub, stream
+from smalllm.api.files import choose_files, file_facts, is_one_text
 from smalllm.api.foreign import load_foreign
 from smalllm.config import DataConfig, RunConfig, TokenizerConfig, field_names
 from smalllm.data.document import Document, Reading
 from smalllm.data.download import fetch_url
 from smalllm.data.foreign import is_foreign
 from smalllm.data.foreign_formats import SUFFIXES
-from smalllm.data.manifest import Manifest, read_manifest
+from smalllm.data.manifest import PROGRESS_NAME, Manifest, read_manifest
+from smalllm.data.parts import check_no_parts
+from smalllm.data.progress import differences
 from smalllm.data.shards import open_split
 from smalllm.data.sources import expand_files, read_files, read_python_library, read_whole_text
 from smalllm.data.stories import fingerprint, stories
@@ -24,6 +27,7 @@ from smalllm.data.windows import Windows, open_windows
 from smalllm.errors import ConfigError, DataError, TokenizerError
 from smalllm.protocols import Progress, Silent, Tokenizer
 from smalllm.recipes import load_recipe
+from smalllm.reporting.words import shell
 from smalllm.tokenizers import load_tokenizer
 
 STORIES_SEED = 2024
@@ -39,18 +43,23 @@ def data_path(config: RunConfig) -> Path:
 
 
 def open_source(
-    data: DataConfig, *, part: tuple[int, int] | None = None, notice: Callable[[str], None] | None = None
+    data: DataConfig,
+    *,
+    part: tuple[int, int] | None = None,
+    in_turn: bool = False,
+    notice: Callable[[str], None] | None = None,
 ) -> tuple[Documents, dict[str, Any]]:
     """The documents of a configuration, and what the manifest says of the source.
 
     Args:
         data: of the configuration.
         part: (i, n) for the files i, i + n, i + 2n, … of `data.files`; None for all of the source.
+        in_turn: download only the first file of the Hub now, and another one when its turn comes.
         notice: told of downloads.
 
     Raises:
-        ConfigError: the source cannot be read by this version, or not in so many parts.
-        DataError: files are missing.
+        ConfigError: the source cannot be read by this version, or not in so many parts, or has no `val_files`.
+        DataError: files are missing, or all of them are held out.
     """
     notice = notice or Silent().say
     if part is not None and (data.mode == "stream" or not data.files):
@@ -60,7 +69,9 @@ def open_source(
         streamed = stream.open_text(data, notice)
         return lambda _=None: stream.head_documents(streamed, val_fraction=data.val_fraction), streamed.facts
     if data.files:
-        return _open_files(data, expand_files(data.files), expand_files(data.val_files), part=part)
+        return _open_files(data, *choose_files(data), part=part)
+    if data.val_files and data.source in ("stories", "python"):
+        raise ConfigError(f'data.val_files = {list(data.val_files)}: source = "{data.source}" holds out its own text')
     if data.source == "stories":
         facts = {"kind": "stories", "seed": STORIES_SEED, "stories": data.stories, "grammar": fingerprint()}
         return partial(_tell, data.stories), facts
@@ -68,14 +79,15 @@ def open_source(
         return lambda _=None: read_python_library(), {"kind": "python", "python": platform.python_version()}
     if data.source == "url":
         assert data.url is not None
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "smalllm"
-        fetched = fetch_url(data.url, sha256=data.sha256, cache=cache)
+        fetched = fetch_url(data.url, sha256=data.sha256, cache=runtime.cache_folder())
         documents, facts = _open_files(data, [fetched], expand_files(data.val_files))
         return documents, {**facts, "kind": "url", "url": data.url}
     if data.source == "hub":
         text = hub.find_text(data, notice)
         if text.by_datasets:
             return hub.documents_by_datasets(text, data), text.facts
+        if in_turn and (text.choice.val or len(text.choice.train) > 1):  # one file may be a text that is cut by size
+            return hub.documents_in_turn(text, data, notice), text.facts
         documents, _ = _open_files(data, *hub.fetch_all(text, notice))
         return documents, text.facts
     raise ConfigError("data.files is empty: source = \"files\" needs some, for example --data.files 'texts/*.txt'")
@@ -100,10 +112,34 @@ def prepare_command(config: RunConfig, *, name: str) -> str:
         for key in field_names(type(asked)):
             value = getattr(asked, key)
             if value != getattr(given, key) and key not in _NOT_PREPARED:
-                words += [f"--{section}.{key}", *(value if isinstance(value, tuple) else [str(value)])]
+                option, values = f"--{section}.{key}", value if isinstance(value, tuple) else [str(value)]
+                words += [f"{option}={value}"] if values and values[0].startswith("-") else [option, *values]
     if config.train.init_from != recipe.train.init_from:  # so that `prepare` names it in what comes next
         words += ["--train.init_from", str(config.train.init_from)]
-    return " ".join(map(_quoted, words))
+    return shell(words)
+
+
+def check_asked_text(data: DataConfig, manifest: Manifest, changes: Mapping[str, Any], *, where: Path) -> None:
+    """Refuse text that was asked for and is not what our shards were made of; what only a recipe names gives way.
+
+    Text that is not on this machine is not compared: shards may be used where their text is not.
+
+    Raises:
+        ConfigError: fields of `[data]` among `changes` disagree with the manifest.
+    """
+    if manifest.layouts is not None:  # another program's, which do not say
+        return
+    asked = {key: getattr(data, key) for key in ("val_fraction", "separator", "dedup") if f"data.{key}" in changes}
+    asked = {key: value for key, value in asked.items() if value or manifest.source.get(key)}
+    if data.files and {"data.files", "data.val_files"} & set(changes) and data.mode == "shards":
+        with contextlib.suppress(DataError):
+            asked |= open_source(data)[1]
+    found = {key: manifest.source.get(key) for key in asked}
+    if found != asked:
+        raise ConfigError(
+            f"{where}: was prepared from other text ({differences(found, asked)}); leave these options out to train on "
+            "it, or prepare this text in another directory (--data.path)"
+        )
 
 
 def load_data(
@@ -134,6 +170,9 @@ def load_data(
             return load_foreign(directory, data or DataConfig(), tokenizer=tokenizer, progress=progress or Silent())
         if directory.is_file():
             raise DataError(f"{directory}: is a file; expected the folder that holds it")
+        check_no_parts(directory)
+        if (directory / PROGRESS_NAME).exists():
+            read_manifest(directory)  # says how to finish it
         raise DataError(
             f"{directory}: no {' or '.join(SUFFIXES)} shards of another program and no prepared data here; "
             f"prepare it first:\n  {command}"
@@ -163,14 +202,6 @@ def training_windows(config: RunConfig, data: Path, manifest: Manifest, *, progr
     return windows
 
 
-def _quoted(word: str) -> str:
-    """A word for the shell; one with newlines as bash and zsh write it, so that the command stays on its line."""
-    if word.isprintable():
-        return shlex.quote(word)
-    plain = (c if c.isprintable() and c not in "\\'" else "".join(f"\\x{b:02x}" for b in c.encode()) for c in word)
-    return f"$'{''.join(plain)}'"
-
-
 def _tell(n_stories: int, reading: Reading | None = None) -> Iterator[Document]:
     for index, told in enumerate(stories(STORIES_SEED, n_stories)):
         if reading is not None:
@@ -181,13 +212,8 @@ def _tell(n_stories: int, reading: Reading | None = None) -> Iterator[Document]:
 def _open_files(
     data: DataConfig, files: list[Path], val_files: list[Path], *, part: tuple[int, int] | None = None
 ) -> tuple[Documents, dict[str, Any]]:
-    facts: dict[str, Any] = {"kind": "files", "files": [_file_facts(f) for f in files]}
-    if data.separator is not None:
-        facts["separator"] = data.separator
-    if val_files:
-        facts["val_files"] = [_file_facts(f) for f in val_files]
-    is_plain = data.separator is None and not files[0].name.endswith(hub.RECORD_SUFFIXES)
-    is_one_text = is_plain and len(files) == 1 and part is None
+    facts = file_facts(data, files, val_files)
+    is_cut = is_one_text(data, files) and part is None and not val_files
     split = "train" if val_files else None
     if part is not None:
         task, n_tasks = part
@@ -199,14 +225,9 @@ def _open_files(
     def read(reading: Reading | None = None) -> Iterable[Document]:
         if reading is not None:
             reading.total_bytes = sum(file.stat().st_size for file in (*files, *val_files))
-        if is_one_text and split is None:
+        if is_cut:
             return read_whole_text(files[0], val_fraction=data.val_fraction, reading=reading)
         some = partial(read_files, separator=data.separator, text_column=data.text_column, reading=reading)
         return chain(some(files, split=split), some(val_files, split="val"))
 
     return read, facts
-
-
-def _file_facts(path: Path) -> dict[str, Any]:
-    """Name and size: enough to notice that a file changed between two calls, and the same on every machine."""
-    return {"name": path.name, "bytes": path.stat().st_size}

@@ -12,7 +12,7 @@ from smalllm.api.data import data_path, load_data
 from smalllm.api.harness import PREFIX, check_harness, run_harness
 from smalllm.api.scores import Exam, check_stride, compare_unigram, examine, read_blocks
 from smalllm.api.tasks import open_tasks, score_tasks
-from smalllm.config import TASK_NAMES
+from smalllm.config import TASK_NAMES, DataConfig
 from smalllm.data.foreign import is_foreign
 from smalllm.data.shards import TokenStream, open_split
 from smalllm.data.sources import expand_files, read_files
@@ -23,6 +23,7 @@ from smalllm.evaluation.loss import score_model
 from smalllm.evaluation.unigram import count_tokens
 from smalllm.problems import task_problems
 from smalllm.protocols import Progress, Tokenizer
+from smalllm.reporting.words import shell
 from smalllm.run import Run, check_tokenizer, load_run
 
 
@@ -101,7 +102,7 @@ def _score_split(
     directory = data or data_path(run.config)
     manifest, tokenizer = load_data(
         directory,
-        command=f"smalllm prepare {run.dir.config} --out {directory}",
+        command=shell(["smalllm", "prepare", str(run.dir.config), "--out", str(directory)]),
         data=run.config.data if data is None else replace(run.config.data, val_files=()),  # those are of its own data
         tokenizer=lambda: run.tokenizer,
         progress=progress,
@@ -117,7 +118,9 @@ def _score_text(run: Run, text: Path, *, stride: int | None, max_tokens: int) ->
     stride = context_length if stride is None else stride
     check_stride(stride, context_length=context_length)
     details = Details(context_length=context_length, vocab_size=tokenizer.vocab_size)
-    windows = _text_windows(text, tokenizer, context_length=context_length, stride=stride, max_tokens=max_tokens)
+    windows = _text_windows(
+        text, tokenizer, run.config.data, context_length=context_length, stride=stride, max_tokens=max_tokens
+    )
     score = score_model(
         run.model,
         padded_batches(windows, fill_id=tokenizer.eos_id),
@@ -135,10 +138,10 @@ def _score_text(run: Run, text: Path, *, stride: int | None, max_tokens: int) ->
 
 
 def _text_windows(
-    path: Path, tokenizer: Tokenizer, *, context_length: int, stride: int, max_tokens: int
+    path: Path, tokenizer: Tokenizer, data: DataConfig, *, context_length: int, stride: int, max_tokens: int
 ) -> Iterator[Window]:
     left = max_tokens or None
-    for ids in _documents(path, tokenizer):
+    for ids in _documents(path, tokenizer, data):
         ids = ids[: None if left is None else left + 1]
         stream = TokenStream([(str(path), ids)], vocab_size=tokenizer.vocab_size)
         yield from sliding_windows(stream.read, len(ids), context_length=context_length, stride=stride)
@@ -148,10 +151,10 @@ def _text_windows(
                 return
 
 
-def _documents(path: Path, tokenizer: Tokenizer) -> Iterator[NDArray[np.int64]]:
-    """The ids of each document of a text, the end token before them."""
+def _documents(path: Path, tokenizer: Tokenizer, data: DataConfig) -> Iterator[NDArray[np.int64]]:
+    """The ids of each document of a text, the end token before them; found as those of the run's own text were."""
     parts: list[int] = []
-    for piece in read_files(expand_files([str(path)]), separator=None):
+    for piece in read_files(expand_files([str(path)]), separator=data.separator, text_column=data.text_column):
         parts += tokenizer.encode(piece.text)
         if piece.final:
             yield np.array([tokenizer.eos_id, *parts], dtype=np.int64)

@@ -9,6 +9,7 @@ from typing import Any
 
 from smalllm.api.batches import make_batches
 from smalllm.api.data import data_path, prepare_command
+from smalllm.api.fitting import shrinker
 from smalllm.api.runs import open_sitting
 from smalllm.api.sitting import Sitting
 from smalllm.config import RunConfig
@@ -55,26 +56,24 @@ def find_lr(
         `reason`, `stopped`, and `rates`, `losses` and `smoothed` of the updates.
 
     Raises:
-        ConfigError: the configuration, the number of steps or the rates cannot be.
-        DataError, TokenizerError, CheckpointError: see `errors`.
+        ConfigError: the configuration, the number of steps or the rates cannot be, or nothing can be written in `out`.
+        DataError, TokenizerError, CheckpointError, DeviceMemoryError: see `errors`.
     """
     _check(config, steps=steps, min_lr=min_lr, max_lr=max_lr)
-    progress, name = progress or Silent(), name or config.recipe
+    progress, name, out = progress or Silent(), name or config.recipe, out or Path("find-lr") / config.recipe
     config = check(_short(config, steps))
     if config.data.mode == "stream" and not (data_path(config) / MANIFEST_NAME).exists():
         raise DataError(f"{data_path(config)}: no data here; run first: {prepare_command(config, name=name)}")
     with tempfile.TemporaryDirectory(prefix="smalllm-find-lr-") as folder:
         run = RunDir(Path(folder))
         sitting = open_sitting(run, config, changes=changes or {}, name=name, progress=progress)
-        rates = rising_rates(min_lr, max_lr, steps=steps)
         try:
-            measured = _measure(sitting, rates, progress)
+            _make(out)
+            measured = _measure(sitting, rising_rates(min_lr, max_lr, steps=steps), progress)
         finally:
             if sitting.feed is not None:
                 sitting.feed.feed.close()
     facts = _facts(sitting.config, measured)
-    out = out or Path("find-lr") / config.recipe
-    out.mkdir(parents=True, exist_ok=True)
     write_json(out / "find_lr.json", facts)
     write_lr_plot(facts, out / "find_lr.png")
     return facts
@@ -96,7 +95,20 @@ def _short(config: RunConfig, steps: int) -> RunConfig:
     """The configuration for some updates, without what belongs to a whole run."""
     other_lengths = dict.fromkeys(["train.max_tokens", "train.max_epochs", "train.max_minutes", "optim.warmup_steps"])
     short = {"train.max_steps": steps, "optim.warmup_fraction": 0.0, "train.overfit_one_batch": False}
-    return override(config, {**other_lengths, **short, "track.trackers": ()})
+    return override(config, {**other_lengths, **short, "eval.tasks": (), "track.trackers": ()})
+
+
+def _make(out: Path) -> None:
+    """Make the directory of the results, before they are measured.
+
+    Raises:
+        ConfigError: it cannot be made, or cannot be written in.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=out).close()
+    except OSError as error:
+        raise ConfigError(f"--out {out}: cannot be written in ({error.strerror}); choose another --out") from error
 
 
 def _measure(sitting: Sitting, rates: list[float], progress: Progress) -> RangeTest:
@@ -106,7 +118,8 @@ def _measure(sitting: Sitting, rates: list[float], progress: Progress) -> RangeT
         return run_range_test(
             sitting.model,
             sitting.optimizers,
-            make_batches(sitting.config, sitting.windows, sitting.feed, sitting.ranks),
+            # anew each time: the micro-batch may have shrunk
+            lambda cursor: make_batches(sitting.config, sitting.windows, sitting.feed, sitting.ranks)(cursor),
             sitting.loss_function,
             rates=rates,
             peak_lr=config.optim.lr,
@@ -114,6 +127,7 @@ def _measure(sitting: Sitting, rates: list[float], progress: Progress) -> RangeT
             seed=config.train.seed,
             clip_norm=config.optim.clip_norm,
             is_scaled=config.train.precision == "fp16",
+            shrink=shrinker(sitting, progress),
             on_step=lambda step, loss: progress.advance(step, f"loss {loss:.3f}"),
         )
     finally:

@@ -6,6 +6,7 @@ from typing import Any
 from smalllm.api.scores import Exam, examine
 from smalllm.api.tasks import run_tasks
 from smalllm.api.text import generate
+from smalllm.checkpoint import TrainState
 from smalllm.data.manifest import Manifest
 from smalllm.data.shards import open_split
 from smalllm.data.stories import is_valid
@@ -19,22 +20,29 @@ from smalllm.rundir import RunDir, read_json, read_jsonl, write_json
 STORIES_TO_CHECK = 100
 
 
-def finish_run(run: RunDir, data: Path, manifest: Manifest, *, progress: Progress) -> dict[str, Any]:
+def finish_run(run: RunDir, data: Path, manifest: Manifest, state: TrainState, *, progress: Progress) -> dict[str, Any]:
     """Evaluate the best checkpoint, write result, plots and report; returns the result.
 
     Done again at no harm: the result of a finished run is only read.
+
+    Args:
+        run: the run directory.
+        data: its data directory.
+        manifest: of the data.
+        state: where the run ended; its best checkpoint may be an earlier one.
+        progress: who is told how it goes.
     """
     if run.result.exists():
         result = read_json(run.result)
     else:
         progress.say("evaluating the best checkpoint")
-        result = _result(run, data, manifest, progress)
+        result = _result(run, data, manifest, state, progress)
         write_json(run.result, result)
     write_report(run)
     return result
 
 
-def _result(run: RunDir, data: Path, manifest: Manifest, progress: Progress) -> dict[str, Any]:
+def _result(run: RunDir, data: Path, manifest: Manifest, state: TrainState, progress: Progress) -> dict[str, Any]:
     loaded = load_run(run.path)
     config = loaded.config
     exam = Exam(data, manifest, loaded.tokenizer, config, max_tokens=config.eval.final_tokens)
@@ -44,13 +52,13 @@ def _result(run: RunDir, data: Path, manifest: Manifest, progress: Progress) -> 
     result: dict[str, Any] = {
         "recipe": config.recipe,
         "parameters": count_parameters(config.model, vocab_size=loaded.tokenizer.vocab_size).total,
-        "steps": rows[-1]["step"],
-        "tokens": rows[-1]["tokens"],
+        "steps": state.step,
+        "tokens": state.tokens,
         "best_step": loaded.state.step,
-        "train_time_s": rows[-1]["elapsed_s"],
+        "train_time_s": round(state.elapsed_s, 3),
         "tokens_per_second": _median([row["tokens_per_second"] for row in rows]),
         "mfu": _median([row["mfu"] for row in rows]),
-        "peak_memory_bytes": max(row["peak_memory_bytes"] for row in rows),
+        "peak_memory_bytes": max((row["peak_memory_bytes"] for row in rows), default=None),
         "device": read_json(run.environment).get("device"),
         "val": {k: measures[k] for k in ("loss", "perplexity", "bits_per_token", "bits_per_byte", "accuracy")},
         "unigram": measures["unigram"],
@@ -70,6 +78,7 @@ def _generated(run: Run) -> dict[str, Any]:
     return {"n": STORIES_TO_CHECK, "valid_share": n_valid / STORIES_TO_CHECK}
 
 
-def _median(values: list[float]) -> float:
+def _median(values: list[float]) -> float | None:
+    """None where there are none: every update that was due for a row was refused."""
     ordered = sorted(values)
-    return ordered[len(ordered) // 2]
+    return ordered[len(ordered) // 2] if ordered else None

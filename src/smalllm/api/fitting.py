@@ -1,4 +1,4 @@
-"""The micro-batch that memory holds: chosen before a run by reckoning, and halved where memory was not enough."""
+"""The micro-batch that memory holds: chosen before a run by reckoning, and smaller where memory was not enough."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -38,22 +38,41 @@ def fits_here(
 
 
 def shrinker(sitting: "Sitting", progress: Progress) -> Callable[[DeviceMemoryError], bool]:
-    """What makes a sitting's micro-batches half as large, and stores and tells it.
+    """What makes a sitting's micro-batches smaller, half as large at most, and stores and tells it.
 
-    False where one is left, and where several processes train together: the others would wait for this one.
+    It raises a `DeviceMemoryError` that says what to do where one sequence is left, and where several processes train
+    together: the others would wait for this one.
     """
 
     def shrink(error: DeviceMemoryError) -> bool:
-        size, smaller = micro_batch_size(sitting.config), smaller_micro_batch(sitting.config)
+        size = micro_batch_size(sitting.config)
+        smaller = smaller_micro_batch(sitting.config, n_data_ranks=sitting.ranks.n_data)
         if smaller is None or sitting.ranks.n > 1:
-            return False
+            advice = _advice(sitting.config, smaller)
+            raise DeviceMemoryError(f"memory did not hold {_sequences(size)} at a time ({error}); {advice}") from error
         sitting.config = replace(sitting.config, train=replace(sitting.config.train, micro_batch_size=smaller))
         if sitting.run.config.exists():
             save_config(sitting.config, sitting.run.config)
         progress.say(
-            f"WARNING: memory did not hold {size} sequences at a time ({error}); going on with {smaller}, which "
+            f"WARNING: memory did not hold {_sequences(size)} at a time ({error}); going on with {smaller}, which "
             "learns the same"
         )
         return True
 
     return shrink
+
+
+def _advice(config: RunConfig, smaller: int | None) -> str:
+    """What to type where a micro-batch does not fit and is not made smaller here."""
+    if smaller is not None:
+        return (
+            "several processes do not change it by themselves; the same command goes on with --resume "
+            f"--train.micro_batch_size {smaller}, which learns the same"
+        )
+    if config.train.activation_checkpointing != 1:
+        return "the same command with --train.activation_checkpointing 1 needs less, and may resume a run"
+    return "choose a smaller model or a shorter context"
+
+
+def _sequences(n: int) -> str:
+    return "1 sequence" if n == 1 else f"{n} sequences"

@@ -3,12 +3,13 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from smalllm.api.hub import tokenizer_path
 from smalllm.config import DataConfig, TokenizerConfig
 from smalllm.data.foreign import describe, find_shards
 from smalllm.data.manifest import Manifest, TokenizerFacts
 from smalllm.data.shards import open_split
 from smalllm.errors import TokenizerError
-from smalllm.protocols import Progress, Tokenizer
+from smalllm.protocols import Progress, Silent, Tokenizer
 from smalllm.reporting.words import count, printable
 from smalllm.tokenizers import build_tokenizer
 
@@ -62,6 +63,7 @@ def configured_tokenizer(asked: TokenizerConfig) -> Tokenizer:
     """The tokenizer that `[tokenizer]` names, which must be there: there is no text to train one on.
 
     Raises:
+        DataError: it is one of the Hub and could not be had.
         TokenizerError: its files are not given, or cannot be used.
     """
     if asked.path is None and asked.kind in ("sentencepiece", "huggingface"):
@@ -69,7 +71,7 @@ def configured_tokenizer(asked: TokenizerConfig) -> Tokenizer:
             f"tokenizer.kind = {asked.kind}: the shards do not record their tokenizer, and there is no text to train "
             "one on; give the one that made them with --tokenizer.path, or another --tokenizer.kind"
         )
-    path = Path(asked.path) if asked.path else None
+    path = tokenizer_path(asked.kind, asked.path, Silent().say)
     return build_tokenizer(asked.kind, vocab_size=asked.vocab_size, path=path, texts=lambda: ())
 
 

@@ -1,14 +1,14 @@
 """`source = "hub"`: from the fields of `[data]` to files on this machine, or to documents."""
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from smalllm.config import DataConfig
-from smalllm.data.document import Document
+from smalllm.data.document import Document, Reading
 from smalllm.data.hub import HubSet, fetch_file, fetch_from_hub, open_set, read_card
 from smalllm.data.hub_datasets import read_with_datasets
 from smalllm.data.hub_layout import Choice, choose_files
@@ -105,6 +105,24 @@ def read_val(text: HubText, data: DataConfig, notice: Notice) -> Iterable[Docume
         return read_with_datasets(text.hub, text.choice.val, text_column=data.text_column)
     paths = [fetch_file(text.hub, name, notice=notice) for name in text.choice.val]
     return read_files(paths, separator=data.separator, text_column=data.text_column)
+
+
+def documents_in_turn(text: HubText, data: DataConfig, notice: Notice) -> Callable[..., Iterable[Document]]:
+    """All documents. The first file is fetched now, so that reading it can be timed, each other when its turn comes."""
+    splits = {"train" if text.choice.val else None: text.choice.train, "val": text.choice.val}
+    fetch_file(text.hub, text.choice.train[0], notice=notice)
+
+    def read(reading: Reading | None = None) -> Iterator[Document]:
+        if reading is not None:
+            reading.total_bytes = sum(text.hub.sizes[name] for names in splits.values() for name in names)
+        for split, names in splits.items():
+            for name in names:
+                path = fetch_file(text.hub, name, notice=notice)
+                yield from read_files(
+                    [path], separator=data.separator, text_column=data.text_column, split=split, reading=reading
+                )
+
+    return read
 
 
 def documents_by_datasets(text: HubText, data: DataConfig) -> Callable[..., Iterable[Document]]:

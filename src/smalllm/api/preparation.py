@@ -1,9 +1,11 @@
 """`prepare`: from a source to shards. Wires sources, tokenizers, processes and the shard writer together."""
 
+import shutil
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -13,8 +15,8 @@ from smalllm.api.hub import tokenizer_path
 from smalllm.config import RunConfig
 from smalllm.data.dedup import Deduplicator
 from smalllm.data.document import Document, Reading
-from smalllm.data.manifest import Manifest, dtype_for
-from smalllm.data.parts import check_unmerged, part_path
+from smalllm.data.manifest import MANIFEST_NAME, PROGRESS_NAME, Manifest, dtype_for
+from smalllm.data.parts import check_no_parts, check_unmerged, part_path
 from smalllm.data.pieces import assign_splits
 from smalllm.data.prepare import prepare_shards, tally_documents
 from smalllm.data.summary import Tally, partial_tokens
@@ -55,7 +57,9 @@ def prepare(
     """
     check(config)
     out, progress = out or data_path(config), progress or Silent()
-    if part is not None:
+    if part is None:
+        check_no_parts(out)
+    else:
         _check_part(config, part)
         check_unmerged(out)
         out = part_path(out, part[0])
@@ -75,6 +79,7 @@ def prepare(
                 source=source,
                 dedup=config.data.dedup,
                 is_partial=partial_tokens(tokenizer),
+                on_begin=partial(_save_whole, tokenizer, out / "tokenizer"),
                 on_progress=_Rates(progress, reading).tell,
                 is_part=part is not None,
             )
@@ -89,7 +94,7 @@ class Trial:
     Attributes:
         tally: counts over the documents that were read.
         share: how much of the source they are [0 to 1]; None where the source does not know.
-        elapsed_s: how long reading and encoding them took, in one process [s].
+        elapsed_s: how long reading and encoding them took, in one process, and fetching all but the first file [s].
         n_workers: processes that `prepare` would use.
         id_bytes: size of an id in the shards [bytes].
     """
@@ -131,7 +136,7 @@ def try_prepare(config: RunConfig, *, n_documents: int, progress: Progress | Non
     """
     check(config)
     progress = progress or Silent()
-    documents, _ = open_source(config.data, notice=progress.say)
+    documents, _ = open_source(config.data, in_turn=True, notice=progress.say)
     tokenizer = _new_tokenizer(config, documents, progress)
     reading, started_at = Reading(), time.perf_counter()
     with ExitStack() as stack:
@@ -212,14 +217,23 @@ def _training_texts(documents: Iterable[Document], *, val_fraction: float) -> It
 
 
 def _tokenizer(config: RunConfig, out: Path, documents: Documents, progress: Progress) -> Tokenizer:
-    """The tokenizer of an interrupted preparation, else a new one, saved before any shard is."""
-    saved = out / "tokenizer"
-    if (out / ".prepare.json").exists() and saved.exists():
-        return load_tokenizer(saved)
-    tokenizer = _new_tokenizer(config, documents, progress)
-    if not (out / "manifest.json").exists():  # a finished directory is compared, not changed
-        save_tokenizer(tokenizer, saved)
-    return tokenizer
+    """The one that was trained for what is in `out`, finished or not, if it is what is asked for; else a new one."""
+    asked, saved = config.tokenizer, out / "tokenizer"
+    is_begun = (out / MANIFEST_NAME).exists() or (out / PROGRESS_NAME).exists()
+    if is_begun and saved.exists() and asked.path is None and asked.kind in _TRAINED:
+        found = load_tokenizer(saved)
+        if (found.kind, found.vocab_size) == (asked.kind, asked.vocab_size):
+            return found
+    return _new_tokenizer(config, documents, progress)
+
+
+def _save_whole(tokenizer: Tokenizer, directory: Path) -> None:
+    """Save a tokenizer in the place of what was there; a kill leaves the one, the other or nothing."""
+    temporary = directory.with_name(directory.name + ".tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    save_tokenizer(tokenizer, temporary)
+    shutil.rmtree(directory, ignore_errors=True)
+    temporary.rename(directory)
 
 
 def _new_tokenizer(config: RunConfig, documents: Documents, progress: Progress) -> Tokenizer:

@@ -11,10 +11,12 @@ from smalllm import runtime
 from smalllm.api.preparation import prepare
 from smalllm.api.runs import train
 from smalllm.config import RunConfig
-from smalllm.errors import ConfigError
+from smalllm.errors import ConfigError, RunError
 from smalllm.planning.sizes import measure_speed, size_for
 from smalllm.protocols import Progress, Silent
 from smalllm.recipes import load_recipe, override
+from smalllm.reporting.words import shell
+from smalllm.rundir import RunDir
 from smalllm.training.step import make_loss_function
 
 _STORIES_PER_MINUTE = 20_000
@@ -36,15 +38,17 @@ def quickstart(*, minutes: float = 3.0, out: Path | None = None, progress: Progr
 
     Raises:
         ConfigError: `minutes` is not positive.
+        RunError: `out` holds a run of other minutes.
     """
     if not 0 < minutes < 1e6:
         raise ConfigError(f"minutes = {minutes}: must be more than 0")
     out, progress = out or Path("runs/quickstart"), progress or Silent()
+    check_minutes(out, minutes)
     n_stories = round(min(_MAX_STORIES, max(_MIN_STORIES, minutes * _STORIES_PER_MINUTE)))
     data = Path(f"data/stories-{n_stories}")
     config = override(load_recipe("stories"), {"data.stories": n_stories, "data.path": str(data)})
     prepare(config, out=data, progress=progress)
-    if not (out / "config.toml").exists():
+    if not RunDir(out).config.exists():
         vocab_size = config.tokenizer.vocab_size or 0
         speed = _speed(config, vocab_size=vocab_size)
         size = size_for(config.model, vocab_size=vocab_size, speed_flops=speed, seconds=60 * minutes)
@@ -55,6 +59,20 @@ def quickstart(*, minutes: float = 3.0, out: Path | None = None, progress: Progr
         config = replace(config, model=size.of(config.model))
         config = override(config, {"train.max_steps": None, "train.max_minutes": float(minutes)})
     return train(config, out=out, resume=True, progress=progress)
+
+
+def check_minutes(out: Path, minutes: float) -> None:
+    """Make sure that a run in `out` is one of so many minutes.
+
+    Raises:
+        RunError: it is another one.
+    """
+    stored = RunDir(out).config
+    if not stored.exists() or (found := load_recipe(str(stored)).train.max_minutes) == minutes:
+        return
+    command = shell(["smalllm", "quickstart", "--minutes", f"{minutes:g}", "--out", f"{out}-{minutes:g}"])
+    its = "another run" if found is None else f"a run of {found:g} minutes, which goes on with --minutes {found:g}"
+    raise RunError(f"{out}: holds {its}. For one of {minutes:g} minutes:\n  {command}")
 
 
 def _speed(config: RunConfig, *, vocab_size: int) -> float:

@@ -94,18 +94,20 @@ def train(
             hear = stack.enter_context(
                 following(run, trackers, project=track.project, name=track.name, notice=progress.say)
             )
+            state = sitting.state
             if is_done:
-                progress.say(f"{run.path}: complete at step {sitting.state.step:,}")
+                progress.say(f"{run.path}: complete at step {state.step:,}")
             else:
                 outcome = _train_and_close(sitting, hear, progress)
                 if outcome.reason not in ("complete", "patience"):
                     where = {"steps": outcome.state.step, "saved_steps": outcome.saved_step}
                     return {"stopped": outcome.reason, **where, "run": str(run.path)}
+                state = outcome.state
         if not ranks.is_first:
             return {}
         if ranks.n > 1:  # those of the ranks that have gone
             torch.set_num_threads((sitting.config.train.threads or 1) * ranks.n_local)
-        return finish_run(run, sitting.data, sitting.manifest, progress=progress)
+        return finish_run(run, sitting.data, sitting.manifest, state, progress=progress)
 
 
 def open_sitting(
@@ -118,7 +120,9 @@ def open_sitting(
     ranks: Ranks = ALONE,
 ) -> Sitting:
     """A sitting of a run that starts or goes on, ready for its next step; arguments and errors are those of `train`."""
-    config, stored = opened_config(run, config, changes)
+    config, stored, notices = opened_config(run, config, changes)
+    for notice in notices:
+        progress.say(notice)
     name = str(run.config) if stored else name
     origin = open_origin(run, config)
     if origin is None:

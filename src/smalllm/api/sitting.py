@@ -11,37 +11,36 @@ from torch.optim import Optimizer
 
 from smalllm import runtime
 from smalllm.api.batches import grad_accum_steps, make_batches, open_feed
-from smalllm.api.data import data_path, load_data, training_windows
+from smalllm.api.building import attention_kernel, build_model, loss_of
+from smalllm.api.data import check_asked_text, data_path, load_data, training_windows
 from smalllm.api.fitting import fits_here, shrinker
 from smalllm.api.foreign import configured_tokenizer
-from smalllm.api.origin import copy_weights, origin_facts
+from smalllm.api.origin import origin_facts
 from smalllm.api.preparation import prepare
-from smalllm.api.resume import check_asked_tokenizer, check_facts, facts_of
+from smalllm.api.resume import check_asked_tokenizer, check_facts, facts_of, length_facts
 from smalllm.api.scores import Exam
 from smalllm.api.together import fit_to_ranks, load_same
-from smalllm.checkpoint import Checkpoint, TrainState, checkpoint_paths, copy_parameters, mark_best
+from smalllm.checkpoint import Checkpoint, TrainState, checkpoint_paths, mark_best
 from smalllm.config import RunConfig
 from smalllm.data.feed import FeedBatches
 from smalllm.data.manifest import MANIFEST_NAME, Manifest
 from smalllm.data.shards import verify_shards
 from smalllm.data.windows import Windows
-from smalllm.errors import DataError, DeviceMemoryError
-from smalllm.model.attention_kernel import find_attention_kernel
+from smalllm.errors import DataError
 from smalllm.model.count import flops_per_token
 from smalllm.model.gpt import GPT
-from smalllm.model.init import init_weights
 from smalllm.optim.optimizers import build_optimizers, load_optimizer_tensors
 from smalllm.protocols import Progress, Tokenizer
 from smalllm.recipes import save_config
-from smalllm.recipes.resolve import Machine, resolve, resolve_minutes, resolve_shape
+from smalllm.recipes.resolve import Machine, resolve, resolve_minutes
 from smalllm.run import Run, check_tokenizer
 from smalllm.rundir import RunDir, rewind_jsonl, write_json
 from smalllm.tokenizers import load_tokenizer, save_tokenizer
 from smalllm.training.distributed import ALONE, Ranks, arranged
 from smalllm.training.memory import shrinking
-from smalllm.training.parallel import divide_model, is_divided, uncompile
-from smalllm.training.step import LossFunction, make_loss_function
-from smalllm.training.warmup import run_once, time_update
+from smalllm.training.parallel import is_divided
+from smalllm.training.step import LossFunction
+from smalllm.training.warmup import compile_failure, failure_on_any, time_update
 
 _VERIFY_BYTES = 2 << 30  # shards up to this size are hashed at every start; larger ones have their sizes checked
 
@@ -69,7 +68,8 @@ class Sitting:
     def is_complete(self) -> bool:
         config, state = self.config.train, self.state
         out_of_patience = bool(config.patience) and state.n_worse >= config.patience
-        return out_of_patience or (config.max_steps is not None and state.step >= config.max_steps)
+        is_over = out_of_patience or (config.max_steps is not None and state.step >= config.max_steps)
+        return is_over and config.max_minutes is None  # which are turned into steps first
 
 
 def sit_down(
@@ -97,6 +97,7 @@ def sit_down(
     if ranks.is_first and manifest.layouts is None and 2 * n_tokens <= _VERIFY_BYTES:
         verify_shards(data, manifest)
     check_asked_tokenizer(config, manifest, changes)
+    check_asked_text(config.data, manifest, {} if stored else changes, where=data)
     loaded = load_same(run, ranks, progress=progress)
     if loaded is not None:
         check_facts(run, loaded, facts_of(manifest, tokenizer))
@@ -110,8 +111,8 @@ def sit_down(
     for notice in notices:
         progress.say(notice)
     config, environment, ranks = _resolved(config, manifest, windows, progress, ranks)
-    environment |= origin_facts(run, config, origin)
-    model, optimizers, state = _build(config, tokenizer, loaded, origin, ranks)
+    environment |= origin_facts(run, config, origin) | length_facts(run, changes)
+    model, optimizers, state = build_model(config, tokenizer, loaded, origin, ranks)
     sitting = Sitting(
         run=run,
         config=config,
@@ -124,7 +125,7 @@ def sit_down(
         model=model,
         optimizers=optimizers,
         state=state,
-        loss_function=_loss_function(config, tokenizer, ranks, compile_it=bool(config.train.compile)),
+        loss_function=loss_of(config, tokenizer, ranks, compile_it=bool(config.train.compile)),
         environment=environment,
         ranks=ranks,
     )
@@ -133,7 +134,7 @@ def sit_down(
         sitting.feed = open_feed(
             sitting.config, manifest, tokenizer, ranks, kept=kept, cursor=state.cursor, progress=progress
         )
-        _warm_up(sitting, loaded, began_at=began_at, progress=progress)
+        _warm_up(sitting, loaded, origin, began_at=began_at, progress=progress)
     if ranks.is_first:
         _write_down(sitting, is_new=not stored or bool(changes or notices) or sitting.config != config)
     return sitting
@@ -162,22 +163,13 @@ def _tokenizer_of(run: RunDir, config: RunConfig, origin: Run | None) -> Tokeniz
     return tokenizer
 
 
-def _loss_function(config: RunConfig, tokenizer: Tokenizer, ranks: Ranks, *, compile_it: bool) -> LossFunction:
-    eos_id = tokenizer.eos_id if config.data.document_mask else None
-    train, divided = config.train, is_divided(ranks, config.train.parallel)
-    return make_loss_function(
-        train.device, train.precision, eos_id=eos_id, n_chunks=train.loss_chunks, is_divided=divided,
-        compile_it=compile_it and not divided,  # then each block is compiled by itself
-    )  # fmt: skip
-
-
 def _resolved(
     config: RunConfig, manifest: Manifest, windows: Windows, progress: Progress, ranks: Ranks
 ) -> tuple[RunConfig, dict[str, Any], Ranks]:
     device = ranks.from_first(runtime.pick_device(config.train.device))
     ranks = arranged(ranks, device=device, n_tensor=config.train.tensor_parallel)
     precision = runtime.pick_precision(config.train.precision, device)
-    lacking = runtime.missing_compiler(device)
+    lacking = failure_on_any(runtime.missing_compiler(device) or "", ranks)
     if lacking and config.train.compile is not False:
         progress.say(f"running uncompiled, about half as fast: {lacking}")
         config = replace(config, train=replace(config.train, compile=False))
@@ -203,7 +195,7 @@ def _resolved(
         fill=windows.n_tokens / (windows.n * config.model.context_length),
         fits=fits,
     )
-    environment["attention_kernel"] = _attention_kernel(resolved)
+    environment["attention_kernel"] = attention_kernel(resolved)
     for notice in notices:
         progress.say(notice)
     if config.train.micro_batch_size == "auto" and not fits(resolved.train):
@@ -214,60 +206,41 @@ def _resolved(
     return ranks.config_from_first(resolved), environment, ranks
 
 
-def _attention_kernel(config: RunConfig) -> str:
-    shape = resolve_shape(config.model)
-    return find_attention_kernel(
-        config.train.device,
-        config.train.precision,
-        n_heads=shape.n_heads,
-        d_head=shape.d_head or 1,
-        n_positions=shape.context_length,
-        dropout=shape.dropout,
-        compiled=bool(config.train.compile),
-    )
+def _uncompile(sitting: Sitting, loaded: Checkpoint | None, origin: Run | None) -> None:
+    """Go on without the compiler. A divided model is built anew: a pass that failed half-way leaves fsdp in the middle
+    of it, and the gradients after it would be wrong.
+    """
+    sitting.config = replace(sitting.config, train=replace(sitting.config.train, compile=False))
+    sitting.loss_function = loss_of(sitting.config, sitting.tokenizer, sitting.ranks, compile_it=False)
+    sitting.environment["attention_kernel"] = attention_kernel(sitting.config)
+    if is_divided(sitting.ranks, sitting.config.train.parallel):
+        sitting.optimizers.clear()
+        built = build_model(sitting.config, sitting.tokenizer, loaded, origin, sitting.ranks)
+        sitting.model, sitting.optimizers, _ = built
 
 
-def _build(
-    config: RunConfig, tokenizer: Tokenizer, loaded: Checkpoint | None, origin: Run | None, ranks: Ranks
-) -> tuple[GPT, list[Optimizer], TrainState]:
-    model = GPT(config.model, vocab_size=tokenizer.vocab_size)
-    if loaded is not None:
-        copy_parameters(model, loaded.model, where=str(loaded.path))
-    elif origin is not None:
-        copy_weights(model, origin)
-    else:
-        init_weights(model, seed=config.train.seed)
-    model.to(config.train.device)
-    model.recompute_every = config.train.activation_checkpointing
-    divide_model(model, ranks, parallel=config.train.parallel, compile_blocks=bool(config.train.compile))
-    optimizers = build_optimizers(model, config.optim)
-    if loaded is not None:
-        load_optimizer_tensors(optimizers, loaded.optimizer)
-    return model, optimizers, loaded.state if loaded else TrainState()
-
-
-def _warm_up(sitting: Sitting, loaded: Checkpoint | None, *, began_at: float, progress: Progress) -> None:
+def _warm_up(
+    sitting: Sitting, loaded: Checkpoint | None, origin: Run | None, *, began_at: float, progress: Progress
+) -> None:
     """Compile, and turn minutes into steps; neither leaves a trace in weights or optimizer state."""
     shrink, ranks = shrinker(sitting, progress), sitting.ranks
 
     def first_batch() -> tuple[Tensor, Tensor]:
         return make_batches(sitting.config, sitting.windows, sitting.feed, ranks)(sitting.state.cursor)[0]
 
+    def compile_it() -> str:
+        return compile_failure(sitting.model, sitting.loss_function, first_batch())
+
     if sitting.config.train.compile:
         progress.say("compiling the model; this takes up to a minute, once")
-        failed = ""
-        try:
-            shrinking(lambda: run_once(sitting.model, sitting.loss_function, first_batch()), shrink)
-        except DeviceMemoryError:
-            raise
-        except Exception as error:  # the compiler is a program of its own, with failures of its own
-            failed = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-        if any(row[0] for row in ranks.gather([float(bool(failed))])):
-            progress.say(f"running uncompiled: torch.compile failed here ({failed or 'in another process'})")
-            sitting.config = replace(sitting.config, train=replace(sitting.config.train, compile=False))
-            sitting.loss_function = _loss_function(sitting.config, sitting.tokenizer, ranks, compile_it=False)
-            uncompile(sitting.model)
-            sitting.environment["attention_kernel"] = _attention_kernel(sitting.config)
+        # Blocks of a divided model wait for those of other ranks: one that cannot compile must say so before.
+        divided = is_divided(ranks, sitting.config.train.parallel)
+        failed = failure_on_any(runtime.broken_compiler(sitting.config.train.device) if divided else "", ranks)
+        if not failed:
+            failed = failure_on_any(shrinking(compile_it, shrink), ranks)
+        if failed:
+            progress.say(f"running uncompiled: torch.compile failed here ({failed})")
+            _uncompile(sitting, loaded, origin)
     config = sitting.config
     if config.train.max_minutes is not None:
         sitting.optimizers = build_optimizers(sitting.model, config.optim)

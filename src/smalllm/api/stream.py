@@ -10,13 +10,14 @@ from functools import partial
 from typing import Any
 
 from smalllm.api import hub
+from smalllm.api.files import choose_files, file_facts, is_one_text
 from smalllm.config import DataConfig, RunConfig
 from smalllm.data.document import Document
 from smalllm.data.feed import FeedBatches, WindowFeed
 from smalllm.data.manifest import Manifest
 from smalllm.data.pieces import assign_splits
 from smalllm.data.progress import differences
-from smalllm.data.sources import expand_files, read_files
+from smalllm.data.sources import read_files
 from smalllm.data.stream import Position, Texts, encode_block, read_blocks
 from smalllm.errors import CheckpointError, ConfigError, DataError
 from smalllm.protocols import Tokenizer
@@ -53,7 +54,7 @@ def open_text(data: DataConfig, notice: Notice) -> Source:
     """Find the files of a stream; none is opened yet.
 
     Raises:
-        DataError: files that are missing, or one long text, which has no documents to put in order.
+        DataError: files that are missing or all held out, or one long text, which has no documents to put in order.
         ConfigError: a source that cannot be streamed.
     """
     stream_facts = {"mode": "stream", "val_bytes": VAL_BYTES, "head_bytes": HEAD_BYTES}
@@ -63,19 +64,16 @@ def open_text(data: DataConfig, notice: Notice) -> Source:
         n_files = 1 if text.by_datasets else len(text.choice.train)
         open_file = partial(hub.read_train, text, data, notice)
         return Source(n_files, open_file, open_val, {**text.facts, **stream_facts})
-    files = expand_files(data.files)
+    files, val_files = choose_files(data)
     if not files:
         raise ConfigError('data.mode = "stream": needs data.files, or a data set of the Hub')
-    if len(files) == 1 and data.separator is None and not files[0].name.endswith(hub.RECORD_SUFFIXES):
+    if is_one_text(data, files):
         raise DataError(
             f"{files[0]} is one text without documents to put in order; say what separates them (--data.separator), "
             "or make shards of it (--data.mode shards)"
         )
-    val_files = expand_files(data.val_files)
     read = partial(read_files, separator=data.separator, text_column=data.text_column)
-    facts = {"kind": "files", "files": [{"name": f.name, "bytes": f.stat().st_size} for f in files], **stream_facts}
-    facts |= {"val_files": [{"name": f.name, "bytes": f.stat().st_size} for f in val_files]} if val_files else {}
-    facts |= {"separator": data.separator} if data.separator is not None else {}
+    facts = {**file_facts(data, files, val_files), **stream_facts}
     return Source(len(files), lambda i: read([files[i]]), (lambda: read(val_files)) if val_files else None, facts)
 
 

@@ -1,10 +1,9 @@
 """Tasks scored on a run, on a model in training, and through lm-evaluation-harness."""
 
-import os
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
+from smalllm import runtime
 from smalllm.config import RunConfig
 from smalllm.errors import ConfigError
 from smalllm.evaluation.likelihood import score_requests
@@ -27,16 +26,16 @@ def open_tasks(tasks: Sequence[str], *, n_examples: int = 0, progress: Progress 
         progress: told of downloads.
 
     Raises:
-        ConfigError: a name that is not known.
+        ConfigError: a name that is not known, or no folder for what is fetched.
         DataError: a task's data are missing or cannot be used.
     """
     if wrong := list(task_problems(tasks, field="tasks")):
         raise ConfigError(wrong)
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "smalllm"
     notice = (progress or Silent()).say
     opened = []
     for task in tasks:
         name, _, given = task.partition("=")
+        cache = runtime.cache_folder()
         opened.append(open_task(name, given=given or None, cache=cache, notice=notice, n_examples=n_examples))
     return opened
 

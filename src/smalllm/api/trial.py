@@ -94,3 +94,6 @@ def started(config: RunConfig, vocab_size: int, n_micro: int, contestant: Contes
             yield child
         finally:
             process.kill()
+            assert process.stdin is not None
+            with contextlib.suppress(BrokenPipeError):  # what a process that has ended did not read is still held
+                process.stdin.close()

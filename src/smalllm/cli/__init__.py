@@ -7,6 +7,7 @@ else. Commands are imported when they are called, so that `smalllm --help` answe
 import difflib
 import errno
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -112,6 +113,19 @@ def _explained(error: BaseException) -> tuple[int, str] | None:
     return None
 
 
+def _open_closed() -> None:
+    """Let what is said go nowhere where the caller closed an output: files opened later would get it."""
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        if getattr(sys, name) is None:
+            stream = open(os.devnull, mode)  # noqa: SIM115 - open as long as the process; takes the number that is free
+            if stream.fileno() == number:
+                os.set_inheritable(number, True)  # for the processes that are started
+            setattr(sys, name, stream)
+
+
 def entry() -> None:
     """The `smalllm` program."""
+    _open_closed()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names and texts that the terminal's encoding lacks
     sys.exit(main(sys.argv[1:]))

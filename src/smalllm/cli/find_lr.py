@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from smalllm.cli.options import DottedConfig, given_fields, parse, split_recipe
+from smalllm.cli.options import DottedConfig, given_fields, parse, run_options, split_recipe
 from smalllm.cli.progress import make_progress
-from smalllm.reporting.words import scientific
+from smalllm.reporting.words import scientific, shell
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,9 @@ def main(arguments: Sequence[str]) -> int:
         print(f"no suggestion: {found['reason']}")
     else:
         print(f"suggested: {scientific(found['lr'])}, {found['reason']}")
-        rates = " ".join(f"--optim.{key} {scientific(found[key])}" for key in ("lr", "muon_lr") if key in found)
-        print(f"  next: smalllm train {name} {rates}")
+        rates = {f"optim.{key}": scientific(found[key]) for key in ("lr", "muon_lr") if key in found}
+        words = ["smalllm", "train", name, *run_options(rest, without=rates)]
+        print(f"  next: {shell([*words, *(w for key, rate in rates.items() for w in (f'--{key}', rate))])}")
     print(f"  configured: {scientific(found['configured_lr'])}; steepest fall: {scientific(found['steepest_lr'])}")
     print(f"  plot: {out / 'find_lr.png'}")
     return 0

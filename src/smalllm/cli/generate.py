@@ -139,7 +139,7 @@ def _prompts_of(options: Options) -> list[str]:
     if options.prompt or options.interactive:
         raise ConfigError("--prompts FILE: cannot be together with --prompt or --interactive; leave one out")
     try:
-        text = options.prompts.read_text(encoding="utf-8")
+        text = options.prompts.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"--prompts {options.prompts}: cannot be read ({error}); give a UTF-8 text file") from error
     lines = [line.removesuffix("\r") for line in text.split("\n") if line.strip()]

@@ -1,6 +1,7 @@
 """`smalllm import PATH|HUB-NAME`."""
 
 import json
+import shlex
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -38,5 +39,5 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     print(f"{done.path}: {done.family}, {count(done.parameters)} parameters")
     print_proof(done)
-    print(f"  next: smalllm generate {done.path} --prompt 'Once upon a time'")
+    print(f"  next: smalllm generate {shlex.quote(str(done.path))} --prompt 'Once upon a time'")
     return 0

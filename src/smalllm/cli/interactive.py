@@ -2,6 +2,7 @@
 
 import contextlib
 import difflib
+import io
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -195,6 +196,8 @@ def converse(run: "Run", sampling: "SamplingConfig", *, first: str = "", precisi
         The exit code.
     """
     _edit_lines()
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")  # a byte that is no text spoils its line, not the session
     session = Session(run, sampling, precision=precision)
     print("/help shows the commands, /quit ends", file=sys.stderr)
     if first:

@@ -4,7 +4,7 @@ import dataclasses
 import sys
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Container, Iterator, Sequence
 from typing import Annotated, Any, TypeVar
 
 import tyro
@@ -72,6 +72,17 @@ def given_fields(arguments: Sequence[str], config: RunConfig) -> dict[str, Any]:
         if argument.startswith("--") and key:
             found[name] = getattr(getattr(config, section), key)
     return found
+
+
+def run_options(arguments: Sequence[str], *, without: Container[str] = ()) -> Iterator[str]:
+    """The options of a run among the arguments, each with its values as it was given, but for some dotted fields."""
+    is_kept = False
+    for argument in arguments:
+        if argument.startswith("--"):
+            field = argument.removeprefix("--").split("=", 1)[0].replace("-", "_")
+            is_kept = "." in field and field not in without
+        if is_kept:
+            yield argument
 
 
 def _python_booleans(arguments: Sequence[str]) -> list[str]:

@@ -1,16 +1,15 @@
 """`smalllm plan RECIPE`."""
 
 import json
-import shlex
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-from smalllm.cli.options import DottedConfig, parse, split_recipe
+from smalllm.cli.options import DottedConfig, parse, run_options, split_recipe
 from smalllm.cli.progress import make_progress
 from smalllm.config import as_dict
-from smalllm.reporting.words import count, duration, flops, number, rate, size
+from smalllm.reporting.words import count, duration, flops, number, rate, shell, size
 
 if TYPE_CHECKING:
     from smalllm.api.plan import Plan
@@ -106,18 +105,7 @@ def _command(found: "Plan", options: Options, name: str, arguments: Sequence[str
     chosen["train.max_minutes"] = f"{options.minutes:g}"
     if options.memory is not None:
         chosen["train.memory"] = options.memory
-    words = ["smalllm", "train", name, *_kept(arguments, chosen)]
+    words = ["smalllm", "train", name, *run_options(arguments, without=chosen)]
     for field, value in chosen.items():
         words += [f"--{field}", str(value)]
-    return shlex.join(words)
-
-
-def _kept(arguments: Sequence[str], chosen: Mapping[str, object]) -> Iterator[str]:
-    """The options of a run among the arguments, each with its values, but for those that were chosen."""
-    is_kept = False
-    for argument in arguments:
-        if argument.startswith("--"):
-            field = argument.removeprefix("--").split("=", 1)[0].replace("-", "_")
-            is_kept = "." in field and field not in chosen
-        if is_kept:
-            yield argument
+    return shell(words)

@@ -1,17 +1,16 @@
 """`smalllm prepare RECIPE`."""
 
 import json
-import shlex
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from smalllm.cli.options import DottedConfig, given_fields, parse, split_recipe
+from smalllm.cli.options import DottedConfig, parse, run_options, split_recipe
 from smalllm.cli.progress import make_progress
-from smalllm.config import RunConfig
+from smalllm.config import RunConfig, TokenizerConfig, field_names
 from smalllm.errors import ConfigError
-from smalllm.reporting.words import duration
+from smalllm.reporting.words import duration, shell
 
 if TYPE_CHECKING:
     from smalllm.api.preparation import Trial
@@ -71,11 +70,12 @@ def main(arguments: Sequence[str]) -> int:
     if summary is not None:
         _print_summary(summary)
     if options.part is not None:
-        print(f"next, when all parts are there: smalllm prepare {name} --merge --out {out.parent.parent}")
+        words = ["smalllm", "prepare", name, "--merge", "--out", str(out.parent.parent)]
+        print(f"next, when all parts are there: {shell(words)}")
     else:
-        origin = run_config.train.init_from
-        words = ["--train.init_from", str(origin)] if "train.init_from" in given_fields(rest, run_config) else []
-        print(f"next: {shlex.join(['smalllm', 'train', name, *words, '--data.path', str(out)])}")
+        settled = {"data.path", *(f"tokenizer.{key}" for key in field_names(TokenizerConfig))}  # the data has it
+        words = ["smalllm", "train", name, *run_options(rest, without=settled), "--data.path", str(out)]
+        print(f"next: {shell(words)}")
     return 0
 
 

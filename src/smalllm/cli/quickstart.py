@@ -1,6 +1,7 @@
 """`smalllm quickstart`."""
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +48,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def _closing_lines(result: Mapping[str, Any], out: Path) -> str:
     val, unigram, floor = result["val"], result["unigram"], result["floor"]
+    quoted, longer = shlex.quote(str(out)), shlex.quote(f"{out}-20")
     generated = result["generated"]
     n_valid = round(generated["valid_share"] * generated["n"])
     return f"""\
@@ -63,7 +65,7 @@ How good it is, on stories it never saw:
 
 Look at:   {out / "report.html"}   (curves, numbers, samples)
 Try next:
-  smalllm generate {out} --prompt "Once upon a time, there was a" --n 3
-  smalllm quickstart --minutes 20 --out {out}-20      a better one
+  smalllm generate {quoted} --prompt "Once upon a time, there was a" --n 3
+  smalllm quickstart --minutes 20 --out {longer}      a better one
   smalllm prepare python && smalllm train python      real text: your Python's own source
   smalllm recipes                                     what else there is"""

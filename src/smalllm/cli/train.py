@@ -7,7 +7,7 @@ from pathlib import Path
 
 from smalllm.cli.options import DottedConfig, given_fields, parse, split_recipe
 from smalllm.cli.progress import make_progress, stopped
-from smalllm.reporting.words import count, duration
+from smalllm.reporting.words import count, duration, shell
 from smalllm.rundir import is_other_rank
 
 
@@ -44,7 +44,8 @@ def main(arguments: Sequence[str]) -> int:
     if options.json:
         print(json.dumps(result))
     if "stopped" in result:
-        progress.say(f"{stopped(result)}; continue with: smalllm train {name} --out {out} --resume")
+        again = ["smalllm", "train", name, "--out", str(out), "--resume"]
+        progress.say(f"{stopped(result)}; continue with: {shell(again)}")
         return 1
     if not options.json:
         val, unigram = result["val"], result["unigram"]

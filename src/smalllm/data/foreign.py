@@ -7,6 +7,7 @@ folder of any size is described from a sample of it.
 
 import glob
 import hashlib
+import os
 import re
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
@@ -18,7 +19,7 @@ import numpy as np
 
 from smalllm.data.foreign_formats import SUFFIXES, ForeignFile, recognise
 from smalllm.data.manifest import MANIFEST_NAME, PROGRESS_NAME, Manifest, ShardFile, Split, TokenizerFacts
-from smalllm.data.shards import TokenStream, first_beyond, map_tokens, wrong_id
+from smalllm.data.shards import TokenStream, allow_files, first_beyond, map_tokens, wrong_id
 from smalllm.errors import DataError
 
 WHOLE_BYTES = 256 << 20
@@ -130,6 +131,7 @@ def describe(shards: ForeignShards, tokenizer: TokenizerFacts, *, directory: Pat
 
 def open_files(files: Sequence[ForeignFile], *, vocab_size: int) -> TokenStream:
     """Map whole files as one stream."""
+    allow_files(len(files))
     parts = [(file.name, map_tokens(file.path, file.layout, tokens=file.tokens)) for file in files]
     return TokenStream(parts, vocab_size=vocab_size)
 
@@ -142,7 +144,7 @@ def _candidates(directory: Path) -> list[Path]:
 
 
 def _expand(pattern: str) -> list[Path]:
-    path = Path(pattern).expanduser()
+    path = Path(os.path.expanduser(pattern))
     if path.is_file():
         return [path]
     matches = [path] if path.is_dir() else sorted(map(Path, glob.glob(str(path), recursive=True)))

@@ -5,6 +5,7 @@ Files come one by one and only when they are asked for; what has come stays in t
 so an interrupted download goes on with the file it was at. Which files to ask for is `hub_layout.py`.
 """
 
+import os
 import re
 import time
 from collections.abc import Callable, Mapping
@@ -65,7 +66,7 @@ def open_set(name: str, *, revision: str | None, notice: Notice, first_wait_s: f
     Raises:
         DataError: no such data set, one that must be asked for, or no connection and nothing in the cache.
     """
-    folder = Path(name).expanduser()
+    folder = Path(os.path.expanduser(name))
     if folder.is_dir():
         return HubSet(folder.resolve().name, _sizes_in(folder), folder)
     if not _HUB_NAME.fullmatch(name):

@@ -5,6 +5,7 @@ Task i of n writes `parts/0000i/`, itself a data directory whose manifest is wri
 Which text a task gets, and the tokenizer, are known elsewhere (`api/cluster.py`).
 """
 
+import shlex
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -63,6 +64,19 @@ def check_unmerged(out: Path) -> None:
         raise DataError(
             f"{out}: holds {found[0].name}, so data was prepared here or a merge of parts has begun; expected nothing "
             "but parts. Choose another directory, finish the merge, or delete this one."
+        )
+
+
+def check_no_parts(out: Path) -> None:
+    """Make sure that `out` holds no parts that are still to be merged.
+
+    Raises:
+        DataError: it does; how to merge them.
+    """
+    if (out / PARTS_NAME).exists() and not (out / MANIFEST_NAME).exists():
+        raise DataError(
+            f"{out}: holds {PARTS_NAME}/, which are not merged. When all are there:\n"
+            f"  smalllm prepare RECIPE --merge --out {shlex.quote(str(out))}"
         )
 
 

@@ -45,6 +45,7 @@ def prepare_shards(
     source: Mapping[str, Any],
     dedup: bool = False,
     is_partial: NDArray[np.bool_] | None = None,
+    on_begin: Callable[[], None] | None = None,
     on_progress: OnProgress | None = None,
     is_part: bool = False,
     redo: bool = False,
@@ -70,6 +71,8 @@ def prepare_shards(
         source: what the manifest says of the origin, as JSON values; val_fraction and shard_tokens are added.
         dedup: leave out documents whose whole text came before.
         is_partial: for each id, whether it stands for a part of a character; absent: not counted.
+        on_begin: called when there is something to do and `out` is this call's alone, before the first document is
+            read: writes what else belongs there.
         on_progress: called after every batch with the counts so far.
         is_part: `out` is a part of a whole (see `parts.py`), so a split may be empty, or both.
         redo: delete what an earlier call left in `out`, finished or not, and begin at the first document.
@@ -98,7 +101,10 @@ def prepare_shards(
                 clear(out)
             if (finished := finished_manifest(out, arguments)) is not None:
                 return finished
-            splits, progress = _write(documents, encode, out, begin(out, arguments), is_partial, on_progress)
+            begun = begin(out, arguments)
+            if on_begin is not None:
+                on_begin()
+            splits, progress = _write(documents, encode, out, begun, is_partial, on_progress)
             return complete(out, tokenizer, splits, progress, is_part=is_part)
 
 

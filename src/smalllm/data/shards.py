@@ -6,10 +6,14 @@ What the files should be is in the manifest (`manifest.py`, whose names are offe
 `prepare.py`; files of other programs are recognised in `foreign.py` and read here.
 """
 
+import errno
 import hashlib
 import mmap
+import os
+import resource
 from bisect import bisect_right
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -44,6 +48,7 @@ __all__ = [
     "write_manifest",
 ]
 
+_OTHER_FILES = 128  # that a program opens beside its shards
 _ADVICE = "Copy it again from where it is whole, or delete the directory and prepare the data again."
 
 
@@ -151,6 +156,7 @@ def open_split(directory: Path, manifest: Manifest, split: str) -> TokenStream:
         layouts: Sequence[Layout] = [Layout(np.dtype(manifest.dtype).newbyteorder("<").str)] * len(files)
     else:
         layouts = manifest.layouts[split]
+    allow_files(len(files))
     parts = [
         (file.name, map_tokens(directory / file.name, layout, tokens=file.tokens))
         for file, layout in zip(files, layouts, strict=True)
@@ -158,11 +164,24 @@ def open_split(directory: Path, manifest: Manifest, split: str) -> TokenStream:
     return TokenStream(parts, vocab_size=vocab_size, first_tokens=[layout.first_token for layout in layouts])
 
 
+def allow_files(n_files: int) -> None:
+    """Let this process have so many more files open: a mapped one stays open, and systems allow 256 or 1,024 at first.
+
+    Beyond what the system lets it ask for, `map_tokens` says so.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):  # macOS lets have less than it says
+        needed = len(os.listdir("/dev/fd")) + n_files + _OTHER_FILES
+        if soft != resource.RLIM_INFINITY and needed > soft:
+            soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
 def map_tokens(path: Path, layout: Layout, *, tokens: int) -> NDArray[Any]:
     """The ids of a file, or a part of them, mapped into memory [tokens].
 
     Raises:
-        DataError: the file is gone, or is shorter than it was said to be.
+        DataError: the file is gone, or is shorter than it was said to be, or too many are open.
     """
     dtype = np.dtype(layout.dtype)
     offset_bytes = layout.header_bytes + layout.first_token * dtype.itemsize
@@ -174,6 +193,12 @@ def map_tokens(path: Path, layout: Layout, *, tokens: int) -> NDArray[Any]:
         return np.frombuffer(mapped, dtype, count=tokens, offset=offset_bytes)
     except (FileNotFoundError, ValueError) as error:
         raise DataError(f"{path}: the file was changed while it was in use ({error}). {_ADVICE}") from error
+    except OSError as error:
+        if error.errno != errno.EMFILE:
+            raise
+        raise DataError(
+            f"{path}: {error.strerror}, and a mapped file stays open. Allow more: ulimit -n 10240"
+        ) from error
 
 
 def check_sizes(directory: Path, files: Sequence[ShardFile], *, dtype: str) -> None:

@@ -5,6 +5,7 @@ and who goes to validation where the source does not say (the preparation decide
 """
 
 import glob
+import os
 import sysconfig
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -13,7 +14,7 @@ from pathlib import Path
 from smalllm.data.document import Document, Reading
 from smalllm.data.packed_files import ARCHIVE_SUFFIXES, read_archive, read_json
 from smalllm.data.record_files import read_json_lines, read_parquet
-from smalllm.data.text_files import find_cut, read_text
+from smalllm.data.text_files import BLOCK_BYTES, find_cut, read_text
 from smalllm.errors import DataError
 
 __all__ = [
@@ -27,6 +28,9 @@ __all__ = [
 
 TEXT_SUFFIXES = (".txt", ".text", ".md", ".jsonl", ".ndjson", ".parquet")
 """What is read from a folder, each also with `.gz` (but for parquet); other files are named by a glob."""
+
+_LINE_BYTES = 4096  # longer ones are not lines to keep whole
+_CHARACTER_BYTES = 4
 
 # Tests hold broken source on purpose; the rest is other people's packages, or not code.
 _NOT_LIBRARY = frozenset({"site-packages", "dist-packages", "test", "tests", "idle_test", "lib2to3", "__pycache__"})
@@ -43,7 +47,7 @@ def expand_files(patterns: Sequence[str]) -> list[Path]:
     """
     found: set[Path] = set()
     for pattern in patterns:
-        path = Path(pattern).expanduser()
+        path = Path(os.path.expanduser(pattern))
         if path.is_file():
             found.add(path)
             continue
@@ -96,7 +100,8 @@ def read_files(
 def read_whole_text(path: Path, *, val_fraction: float, reading: Reading | None = None) -> Iterator[Document]:
     """One text without document boundaries: its first part to train on, the last `val_fraction` to validate.
 
-    The cut is after the last newline before that point, or between two characters where there is none near.
+    The cut is after the last newline before that point, or between two characters where there is none near: within a
+    line of `_LINE_BYTES`, or as many bytes as are held out.
 
     Args:
         path: a UTF-8 text file.
@@ -109,7 +114,7 @@ def read_whole_text(path: Path, *, val_fraction: float, reading: Reading | None 
     end_bytes = _size_bytes(path)
     if path.suffix == ".gz":
         raise DataError(f"{path} is packed; expected plain text, which can be cut by size. Unpack it: gunzip {path}")
-    cut_bytes = find_cut(path, at_bytes=end_bytes - round(end_bytes * val_fraction)) if val_fraction else end_bytes
+    cut_bytes = _cut_bytes(path, end_bytes, val_fraction) if val_fraction else end_bytes
     n_documents = 0
     for split, start, stop in (("train", 0, cut_bytes), ("val", cut_bytes, end_bytes)):
         for document in read_text(path, separator=None, start_bytes=start, stop_bytes=stop, reading=reading):
@@ -162,6 +167,13 @@ def _read_file(path: Path, *, separator: str | None, text_column: str, reading: 
     if suffix == ".parquet":
         return read_parquet(path, text_column=text_column, reading=reading)
     return read_text(path, separator=separator, reading=reading)
+
+
+def _cut_bytes(path: Path, end_bytes: int, val_fraction: float) -> int:
+    held_out_bytes = round(end_bytes * val_fraction)
+    at_bytes = end_bytes - held_out_bytes
+    near_bytes = max(_CHARACTER_BYTES, min(_LINE_BYTES, at_bytes // 2), held_out_bytes)
+    return find_cut(path, at_bytes=at_bytes, block_bytes=min(BLOCK_BYTES, near_bytes))
 
 
 def _size_bytes(path: Path) -> int:

@@ -131,11 +131,10 @@ def score_logits(
 ) -> Score:
     """Score one batch of logits; some rows at a time, since in FP32 they take several times their memory."""
     rows = zip(logits.flatten(0, 1).split(_ROWS), targets.flatten().split(_ROWS), strict=True)
-    nats = torch.cat(
-        [F.cross_entropy(some.float(), ids, ignore_index=IGNORED, reduction="none") for some, ids in rows]
-    ).double()
+    nats = torch.cat([F.cross_entropy(some.float(), ids, ignore_index=IGNORED, reduction="none") for some, ids in rows])
+    nats = nats.cpu().double()  # mps has no FP64
     is_scored = targets.flatten() != IGNORED
-    bytes_each = torch.where(is_scored, token_byte_lengths[targets.flatten().clamp(min=0)], 0)
+    bytes_each = torch.where(is_scored, token_byte_lengths[targets.flatten().clamp(min=0)], 0).cpu()
     correct = (logits.argmax(-1) == targets).flatten() & is_scored
     return Score(
         nats=nats.sum().item(),

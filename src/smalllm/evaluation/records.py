@@ -5,6 +5,7 @@ Not here: what a record means (tasks/).
 
 import fnmatch
 import json
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -43,7 +44,7 @@ def find_files(
     if where.partition(":")[0] in SCHEMES:
         url, _, sha256 = where.partition("#sha256=")
         return [_told(name, address, patterns, lambda: fetch_url(url, sha256=sha256 or None, cache=cache))]
-    path = Path(where).expanduser()
+    path = Path(os.path.expanduser(where))
     if given is not None and path.is_file():
         return [path]
     if not path.is_dir() and not (_HUB_NAME.fullmatch(where)):

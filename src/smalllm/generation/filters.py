@@ -13,6 +13,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from smalllm import runtime
+
 Report = tuple[float | None, tuple[tuple[int, float], ...]]
 """A token's log-probability, and the likeliest tokens with theirs; (None, ()) where nobody asked."""
 
@@ -184,9 +186,9 @@ def draw_rows(
     logits = adjust_rows(logits.float(), rows, is_seen=is_seen, counts=counts)
     if rows.all_greedy:
         return _likeliest(logits)
-    cumulative = filter_rows(logits, rows).softmax(-1).double().cumsum(-1)
-    target = uniforms.double()[:, None] * cumulative[:, -1:]
-    drawn = (cumulative <= target).sum(-1).clamp(max=logits.shape[-1] - 1)
+    cumulative = runtime.in_fp64(filter_rows(logits, rows).softmax(-1)).cumsum(-1)
+    target = runtime.in_fp64(uniforms)[:, None] * cumulative[:, -1:]
+    drawn = (cumulative <= target).sum(-1).clamp(max=logits.shape[-1] - 1).to(logits.device)
     return drawn if rows.greedy is None else torch.where(rows.greedy, _likeliest(logits), drawn)
 
 

@@ -1,5 +1,6 @@
 """Where a checkpoint folder is: on this machine, or on the Hugging Face Hub."""
 
+import os
 import re
 from pathlib import Path
 
@@ -21,7 +22,7 @@ def find_folder(source: str) -> Path:
     Raises:
         InteropError: neither, or the Hub could not give it, or has its weights as pickles only.
     """
-    path = Path(source).expanduser()
+    path = Path(os.path.expanduser(source))
     if path.is_dir():
         return path
     if path.exists():

@@ -81,10 +81,8 @@ def load_optimizer_tensors(optimizers: list[Optimizer], tensors: Mapping[str, Te
                 "the checkpoint was written with other settings"
             )
         optimizer, parameter = owners[name]
-        # AdamW's step counters live on the CPU unless fused on a GPU, where they follow the parameter.
-        device = parameter.device if parameter.is_cuda else torch.device("cpu")
-        state = optimizer.state[parameter]
-        state[key] = laid_out(value, parameter) if value.ndim else value.to(device, copy=True)
+        state = optimizer.state[parameter]  # fused AdamW has its step counters where the parameter is
+        state[key] = laid_out(value, parameter) if value.ndim else value.to(parameter.device, copy=True)
 
 
 def _group(name: str, parameter: nn.Parameter, config: OptimConfig) -> str:

@@ -200,10 +200,10 @@ def micro_batch_size(config: RunConfig) -> int:
     return size
 
 
-def smaller_micro_batch(config: RunConfig) -> int | None:
-    """The largest micro-batch of at most half the size that cuts a step evenly; None: it is 1 already."""
-    size, n_windows = micro_batch_size(config), config.train.tokens_per_step // config.model.context_length
-    return max((n for n in range(1, size // 2 + 1) if n_windows % n == 0), default=None)
+def smaller_micro_batch(config: RunConfig, *, n_data_ranks: int = 1) -> int | None:
+    """The largest micro-batch of at most half the size that cuts a process's windows evenly; None: it is 1 already."""
+    size = micro_batch_size(config)
+    return largest_divisor(windows_per_rank(config, n_data_ranks), at_most=size // 2) if size > 1 else None
 
 
 def _micro_batch_size(config: RunConfig, machine: Machine, fits: Callable[[TrainConfig], bool]) -> int:

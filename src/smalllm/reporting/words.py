@@ -3,7 +3,10 @@
 Every function takes whatever a JSON file may hold; what is not a finite number becomes `UNKNOWN`.
 """
 
+import os
+import shlex
 import sys
+from collections.abc import Iterable
 
 UNKNOWN = "–"
 _LARGEST = sys.float_info.max
@@ -142,3 +145,15 @@ def printable(text: str) -> str:
 
 def _three_digits(x: float) -> float:
     return float(f"{x:.2e}")
+
+
+def shell(words: Iterable[str]) -> str:
+    """A command of one line, ready for a shell; newlines and the like as bash and zsh write them."""
+    return " ".join(map(_quoted, words))
+
+
+def _quoted(word: str) -> str:
+    if word.isprintable():
+        return shlex.quote(word)
+    plain = (c if c.isprintable() and c not in "\\'" else "".join(f"\\x{b:02x}" for b in os.fsencode(c)) for c in word)
+    return f"$'{''.join(plain)}'"

@@ -14,9 +14,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from smalllm.errors import DeviceMemoryError
 from smalllm.optim.guards import FIRST_SCALE, next_scale
 from smalllm.optim.optimizers import set_lr
-from smalllm.training.step import LossFunction, train_step
+from smalllm.training.memory import shrinking
+from smalllm.training.step import LossFunction, Update, train_step
 
 SMOOTHING = 0.9
 """How much of the mean so far each update keeps; the mean lags by about ten updates."""
@@ -75,6 +77,7 @@ def run_range_test(
     seed: int,
     clip_norm: float,
     is_scaled: bool = False,
+    shrink: Callable[[DeviceMemoryError], bool] = lambda error: False,
     on_step: Callable[[int, float], None] = lambda step, loss: None,
 ) -> RangeTest:
     """Apply one update per rate, until they are used up or the loss runs away. The model is not fit for use then.
@@ -90,16 +93,24 @@ def run_range_test(
         seed: decides dropout.
         clip_norm: as in training.
         is_scaled: multiply the loss as FP16 needs it; an update that overflows lowers the scale and is tried again.
+        shrink: makes the micro-batches that `batches` gives smaller, where memory did not hold them; False: it cannot.
         on_step: told of each update: how many there were, and its smoothed loss.
+
+    Raises:
+        DeviceMemoryError: memory did not hold the smallest micro-batch.
     """
+
+    def updated(step: int, loss_scale: float) -> Update:
+        act = partial(train_step, seed=seed, step=step, clip_norm=clip_norm, loss_scale=loss_scale)
+        return shrinking(lambda: act(model, optimizers, batches(step * n_windows), loss_function), shrink)
+
     found, mean = RangeTest(), 0.0
     loss_scale, n_scaled = FIRST_SCALE if is_scaled else 1.0, 0
     model.train()
     for step, rate in enumerate(rates):
         set_lr(optimizers, rate / peak_lr)
-        act = partial(train_step, seed=seed, step=step, clip_norm=clip_norm)
         while True:
-            update = act(model, optimizers, batches(step * n_windows), loss_function, loss_scale=loss_scale)
+            update = updated(step, loss_scale)
             if not is_scaled:
                 break
             overflowed, before = not math.isfinite(update.grad_norm), loss_scale

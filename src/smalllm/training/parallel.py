@@ -60,12 +60,6 @@ def is_divided(ranks: Ranks, parallel: str) -> bool:
     return ranks.n_tensor > 1 or (parallel == "fsdp" and ranks.n_data > 1)
 
 
-def uncompile(model: GPT) -> None:
-    """Undo what `divide_model` compiled."""
-    for block in model.blocks:
-        block._compiled_call_impl = None
-
-
 def whole_model(model: GPT, *, device: str) -> GPT:
     """A model that works on one rank alone: `model` itself, or where it is divided, a copy of all of it.
 
@@ -126,7 +120,7 @@ def clip_gradients(model: nn.Module, clip_norm: float, ranks: Ranks, *, scale: f
     if scale != 1.0:
         torch._foreach_mul_(_gradients(parameters), 1.0 / scale)
     if not any(is_sharded(p) for p in parameters):
-        return float(torch.nn.utils.clip_grad_norm_(parameters, clip_norm or math.inf, foreach=True))
+        return float(torch.nn.utils.clip_grad_norm_(parameters, clip_norm or math.inf))
     gradients = _gradients(parameters)
     squares = torch.stack(torch._foreach_norm(gradients)).double() ** 2
     copies = torch.tensor([_n_copies(p, ranks) for p in parameters], dtype=torch.float64, device=squares.device)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from smalllm import runtime
+from smalllm.errors import SmalllmError
 from smalllm.training.distributed import ALONE, Ranks
 from smalllm.training.memory import memory_guard
 from smalllm.training.step import LossFunction, train_step
@@ -22,9 +23,33 @@ def run_once(model: nn.Module, loss_function: LossFunction, batch: tuple[Tensor,
         DeviceMemoryError: memory did not hold it.
     """
     model.train()
-    with memory_guard(model):
-        loss_function(model, *batch).backward()
-    model.zero_grad(set_to_none=True)
+    try:
+        with memory_guard(model):
+            loss_function(model, *batch).backward()
+    finally:  # a backward pass that fails leaves gradients of what came before
+        model.zero_grad(set_to_none=True)
+
+
+def compile_failure(model: nn.Module, loss_function: LossFunction, batch: tuple[Tensor, Tensor]) -> str:
+    """`run_once`, and in words why it could not be compiled; empty where it was.
+
+    Raises:
+        DeviceMemoryError: memory did not hold it.
+    """
+    try:
+        run_once(model, loss_function, batch)
+    except SmalllmError:
+        raise
+    except Exception as error:  # the compiler is a program of its own, with failures of its own
+        return runtime.first_line(error)
+    return ""
+
+
+def failure_on_any(failure: str, ranks: Ranks) -> str:
+    """Why something failed here, or that it did in another process; empty where it did in none."""
+    if any(has_failed for (has_failed,) in ranks.gather([bool(failure)])):
+        return failure or "another process cannot compile"
+    return ""
 
 
 def time_update(
