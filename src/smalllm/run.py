@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from smalllm import runtime
 from smalllm.checkpoint import TrainState, copy_parameters, find_checkpoint, load_checkpoint
 from smalllm.config import DeviceChoice, Precision, RunConfig
@@ -67,6 +69,8 @@ def load_run(path: str | Path, *, device: DeviceChoice = "auto", precision: Prec
     device = runtime.pick_device(device)
     if precision == "auto" and device == config.train.device:
         precision = config.train.precision
+    precision = runtime.pick_precision(precision, device)
+    use_products(precision, device)
     return Run(
         dir=run,
         checkpoint=checkpoint,
@@ -75,8 +79,14 @@ def load_run(path: str | Path, *, device: DeviceChoice = "auto", precision: Prec
         model=model.to(device).eval(),
         tokenizer=tokenizer,
         device=device,
-        precision=runtime.pick_precision(precision, device),
+        precision=precision,
     )
+
+
+def use_products(precision: str, device: str) -> None:
+    """Have CUDA multiply FP32 matrices as this precision says; it is a switch of the process. Others have FP32 only."""
+    if device == "cuda":
+        torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
 
 
 def check_tokenizer(tokenizer: Tokenizer, expected: object, *, where: str) -> None:

@@ -12,10 +12,16 @@ import torch
 import smalllm
 from run_helpers import prepared_config
 from smalllm import cli
+from smalllm.api.harness import _continue
+from smalllm.api.scores import read_blocks
 from smalllm.cli.progress import LineProgress
 from smalllm.config import RunConfig
+from smalllm.data.manifest import read_manifest
+from smalllm.data.shards import open_split
 from smalllm.data.stories import parse, stories
 from smalllm.errors import CheckpointError, ConfigError, DataError
+from smalllm.evaluation.harness import Wish, cut_at
+from smalllm.generation.sampling import SamplingConfig
 from smalllm.recipes import override
 from smalllm.run import load_run
 from smalllm.rundir import RunDir, read_json, read_jsonl
@@ -45,6 +51,25 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     config = prepared_config(folder, {**tasks, "train.max_steps": 12, "optim.lr": 3e-3})
     smalllm.train(config, out=folder / "run")
     return Finished(config, folder / "run", blimp)
+
+
+def test_continuations_that_tasks_ask_for_are_those_of_each_alone(finished: Finished) -> None:
+    run = smalllm.load_run(finished.out, device="cpu", precision="fp32")
+    sampled = Wish("The hen", 8, ("e", "zz"), 1.0, 0.9)
+    wishes = [Wish("The cat", 7, (), 0.0, 1.0), *[sampled] * 3, Wish("", 99, (" ",), 0.0, 1.0)]
+    texts = _continue(run, wishes)
+    for number, (wish, text) in enumerate(zip(wishes, texts, strict=True)):
+        sampling = SamplingConfig(temperature=wish.temperature, top_p=wish.top_p, max_tokens=wish.n_tokens)
+        alone = smalllm.generate(run, wish.prompt, sampling=sampling, n=number + 1)[number]
+        assert cut_at(text, wish.until) == cut_at(alone.text, wish.until)
+    assert len(set(texts[1:4])) == 3  # the seeds differ
+
+
+def test_tokens_are_counted_in_large_pieces(finished: Finished) -> None:
+    data = Path(finished.config.data.path or "")
+    stream = open_split(data, read_manifest(data), "train")
+    assert stream.n_tokens > 10_000
+    assert [len(block) for block in read_blocks(stream)] == [stream.n_tokens]
 
 
 @torch.no_grad()

@@ -70,6 +70,12 @@ def test_the_same_twice_and_another_prompt(folder: Path, tmp_path: Path) -> None
     assert look(folder / "run", "A dog ran").as_dict() != look(folder / "run", PROMPT).as_dict()
 
 
+def test_a_model_that_sees_one_token_has_nothing_to_explain(tmp_path: Path) -> None:
+    train(prepared_config(tmp_path, {"model.context_length": 1}), out=tmp_path / "run")
+    with pytest.raises(ConfigError, match="context_length = 1: the model sees one token"):
+        look(tmp_path / "run", PROMPT)
+
+
 def test_a_long_prompt_is_cut_openly(folder: Path, tmp_path: Path) -> None:
     listener = Listener()
     found = explain(folder / "run", "x" * 5 + "abcdefghijklmnop", out=tmp_path, progress=listener)

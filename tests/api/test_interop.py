@@ -7,12 +7,13 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import safetensors.torch
 import torch
 
+from device_helpers import parameters_to_mps
 from run_helpers import prepared_config, tree
 from smalllm import cli
 from smalllm.api import evaluate, export, generate, import_model, load_run, train
@@ -55,6 +56,16 @@ class Says(Silent):
 
 def names_in(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("format", ["hf", "gguf"])
+def test_a_run_on_a_device_is_exported(format: Literal["hf", "gguf"], trained: Path, tmp_path: Path) -> None:
+    if format == "gguf":
+        pytest.importorskip("gguf")
+    run = load_run(trained, device="cpu", precision="fp32")
+    expected = export(run, tmp_path / "cpu", format=format)
+    parameters_to_mps(run.model)
+    assert replace(export(run, tmp_path / "mps", format=format), path=expected.path) == expected
 
 
 def test_an_export_proves_itself_and_comes_back_as_the_same_run(trained: Path, tmp_path: Path) -> None:
@@ -180,6 +191,21 @@ def test_a_name_on_the_hub_is_read_from_its_cache(
     with pytest.raises(InteropError, match=r"someone/other: no such folder here, and the Hugging Face Hub did not"):
         import_model("someone/other", tmp_path / "other")
     assert not (tmp_path / "other").exists()
+    (repository / "snapshots" / "abc" / "model.safetensors").unlink()  # pickles are not fetched
+    with pytest.raises(InteropError, match=r"someone/small: .*from_pretrained\('someone/small'\)\.save_pretrained"):
+        import_model("someone/small", tmp_path / "other")
+
+
+@pytest.mark.parametrize(("format", "family"), [("hf", "llama"), ("gguf", "llama"), ("hf", "gpt2")])
+def test_a_model_that_sees_one_token_is_exported(format: Literal["hf", "gguf"], family: str, tmp_path: Path) -> None:
+    if format == "gguf":
+        pytest.importorskip("gguf")
+    shapes = {"llama": {"position": "rope", "norm": "rmsnorm", "mlp": "swiglu"}, "gpt2": {"position": "learned"}}
+    changes = {f"model.{key}": value for key, value in shapes[family].items()}
+    changes |= {"tokenizer.kind": "sentencepiece", "tokenizer.vocab_size": 300}
+    train(prepared_config(tmp_path, {**changes, "model.context_length": 1}), out=tmp_path / "run")
+    done = export(tmp_path / "run", tmp_path / "out", format=format)
+    assert done.proof is not None and (done.proof.n_positions, done.proof.n_continued) == (1, 0)
 
 
 @pytest.mark.network

@@ -13,6 +13,7 @@ from generation_helpers import BACKENDS
 from run_helpers import prepared_config, train_until
 from smalllm import cli, generate, generate_many, load_run
 from smalllm.cli.interactive import Session, complete
+from smalllm.compiler import load_library
 from smalllm.generation.sampling import SamplingConfig
 
 Captured = pytest.CaptureFixture[str]
@@ -206,6 +207,32 @@ def test_bench_generate(capsys: Captured, out: Path) -> None:
     assert cli.main([*words, "--alone"]) == 0 and "prompt tokens/s" in capsys.readouterr().out
     assert cli.main([*words, "--new-tokens", "1"]) == 2 and "--new-tokens at least 2" in capsys.readouterr().err
     assert cli.main([*words, "--new-tokens", "16"]) == 2 and "together more than the context" in capsys.readouterr().err
+
+
+def test_bench_generate_where_nothing_is_compiled(
+    capsys: Captured, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("CXX", "/none/g++")
+    load_library.cache_clear()
+    words = ["bench", "generate", str(out), "--batches", "1", "--rounds", "1", "--prompt-tokens", "4"]
+    words += ["--new-tokens", "3", "--alone", "--json"]
+    try:
+        assert cli.main(words) == 0
+        shown = capsys.readouterr()
+        assert [rate["way"] for rate in json.loads(shown.out)["rates"]] == ["smalllm, fp32", "smalllm, bf16"]
+        assert "int8 is left out: only the compiled decoder has it, and /none/g++" in shown.err
+        assert cli.main([*words, "--precisions", "fp32", "int8"]) == 2  # asked for
+        assert 'precision = "int8": only the compiled decoder has it' in capsys.readouterr().err
+    finally:
+        load_library.cache_clear()
+
+
+def test_a_run_in_fp16_is_decoded_off_cuda_too(capsys: Captured, out: Path) -> None:
+    run = load_run(out, device="cpu", precision="fp16")
+    assert generate(run, "the cat", sampling=SAMPLING) == generate(run, "the cat", sampling=SAMPLING, precision="fp32")
+    assert call(str(out), "--prompt", "a", "--precision", "fp16") == 2
+    assert 'precision = "fp16", which only CUDA has' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

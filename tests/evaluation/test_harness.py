@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,9 @@ from task_helpers import RECORDS, write_records
 
 import smalllm
 from run_helpers import prepared_config
+from smalllm.api.harness import _continue
 from smalllm.api.tasks import task_encoder
-from smalllm.evaluation.harness import cut_at
+from smalllm.evaluation.harness import cut_at, make_language_model
 from smalllm.evaluation.likelihood import score_requests
 from smalllm.evaluation.tasks import open_task
 
@@ -55,7 +57,7 @@ MORE: dict[str, list[Any]] = {
 
 
 def test_text_ends_before_the_first_of_its_ends() -> None:
-    assert cut_at("one. two\nthree", ["\n", "."]) == "one" and cut_at("one", ["", "x"]) == "one"
+    assert cut_at("one. two\nthree", ["\n", "."]) == "one" and cut_at("one", ["x"]) == "one"
 
 
 @pytest.fixture(scope="module")
@@ -164,6 +166,36 @@ def test_their_tasks_on_a_run(folder: Path, lm_eval: Any) -> None:
     (folder / "pages.jsonl").write_text("".join(json.dumps({"text": page}) + "\n" for page in pages))
     text = smalllm.evaluate(folder / "run", text=folder / "pages.jsonl")["results"]["loss"]
     assert wikitext["byte_perplexity"] == pytest.approx(2 ** text["bits_per_byte"], rel=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_samples_of_one_prompt_differ(folder: Path, lm_eval: Any) -> None:
+    """And greedy ones do not."""
+    run = smalllm.load_run(folder / "run", device="cpu", precision="fp32")
+    model = make_language_model(
+        run.model,
+        task_encoder(run.tokenizer, run.config),
+        device="cpu",
+        precision="fp32",
+        generate=partial(_continue, run),
+    )
+    sampled, greedy = [
+        f"task: {name}\ndataset_path: json\ndataset_kwargs:\n  data_files:\n    test: {folder}/lambada.jsonl\n"
+        'test_split: test\noutput_type: generate_until\nrepeats: 4\ndoc_to_text: "{{text}}"\ndoc_to_target: "x"\n'
+        "filter_list:\n  - name: all\n    filter:\n      - function: take_first\n"
+        f"generation_kwargs: {json.dumps(options)}\nmetric_list:\n  - metric: exact_match\n"
+        for name, options in (
+            ("sampled", {"until": ["", "e"], "max_gen_toks": 20, "do_sample": True, "temperature": 1.0}),
+            ("greedy", {"until": ["e"], "max_gen_toks": 20}),
+        )
+    ]
+    (folder / "sampled.yaml").write_text(sampled)
+    (folder / "greedy.yaml").write_text(greedy)
+    for name, n_texts in (("sampled", 4), ("greedy", 1)):
+        found = lm_eval.simple_evaluate(model, tasks=[str(folder / f"{name}.yaml")], bootstrap_iters=0)
+        for sample in found["samples"][name]:
+            ((texts),) = sample["resps"]
+            assert len(texts) == 4 and len(set(texts)) == n_texts and not any("e" in text for text in texts)
 
 
 @pytest.mark.filterwarnings("ignore")

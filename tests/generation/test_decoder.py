@@ -1,6 +1,7 @@
 """Sequences that come and go in a batch are what each would be alone; the two readers agree."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -19,12 +20,13 @@ from generation_helpers import (
 )
 from smalllm.config import ModelConfig
 from smalllm.errors import ConfigError
-from smalllm.generation.engine import run_prompts
+from smalllm.generation.engine import Generation, run_prompts
 from smalllm.generation.native import NativeReader, quantize
 from smalllm.generation.readers import Backend
 from smalllm.generation.sampling import SamplingConfig
 from smalllm.generation.torch_reader import TorchReader
 from smalllm.model.gpt import GPT
+from smalllm.run import use_products
 
 MakeModel = Callable[..., GPT]
 SAMPLED = SamplingConfig(max_tokens=12, seed=3)
@@ -183,6 +185,41 @@ def test_long_prompts_wait_for_their_turn_and_do_not_hold_up_others(
     assert heard == [[going, late[0]], [going, *late[:2]], [going, *late], [going, *late]]
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_no_sequence_waits_for_ever(tiny_config: ModelConfig, make_model: MakeModel, backend: Backend) -> None:
+    """Half the context of the long one fits into a step only when it comes first; short ones come all the time."""
+    model = make_model(replace(tiny_config, context_length=32))
+    decoder = make_decoder(model, backend=backend, prompt_tokens=16, n_slots=3)
+    decoder.add([1, 2], with_tokens(1))
+    long = decoder.add([5] * 10, with_tokens(100))
+    made, pauses, last = [], [], 0
+    for i in range(200):
+        while decoder.n_free and long in decoder.active:
+            decoder.add([3, i % 60], with_tokens(1))
+        for event in decoder.step():
+            if event.slot == long and len(made) < 100:
+                made.append(event.token_id)
+                pauses.append(i - last)
+                last = i
+    assert len(made) == 100 and max(pauses) <= 2
+    (alone,) = run_prompts(make_decoder(model, backend=backend), [([5] * 10, with_tokens(100))])
+    assert made == alone.token_ids and alone.n_dropped > 0
+
+
+def test_prompts_are_read_in_the_order_in_which_they_came(tiny_config: ModelConfig, make_model: MakeModel) -> None:
+    decoder = make_decoder(make_model(tiny_config), prompt_tokens=10, n_slots=3)
+    first = decoder.add([1] * 9, with_tokens(1))
+    second = decoder.add([2] * 9, with_tokens(2))
+    assert (decoder.n_unread(), decoder.n_unread([1] * 9), decoder.n_unread([3], [3], [])) == (18, 18, 20)
+    assert [event.slot for event in decoder.step()] == [first]
+    assert decoder.add([3] * 9, with_tokens(2)) == first  # the freed slot, before the one that waits longer
+    assert [event.slot for event in decoder.step()] == [second]
+    assert [event.slot for event in decoder.step()] == [first, second]
+    assert decoder.n_unread() == 0
+    decoder.remove(decoder.add([4] * 99, GREEDY))
+    assert decoder.n_unread() == 0 and decoder.n_unread([4] * 99) == 16
+
+
 def test_equal_prompts_are_read_once(tiny_config: ModelConfig, make_model: MakeModel) -> None:
     decoder = make_decoder(make_model(tiny_config), n_slots=4)
     read: list[int] = []
@@ -198,6 +235,9 @@ def test_equal_prompts_are_read_once(tiny_config: ModelConfig, make_model: MakeM
     together = run_prompts(decoder, asked)
     assert read[:2] == [12, 4]
     assert together == [run_prompts(decoder, [one])[0] for one in asked]
+    narrow = make_decoder(make_model(tiny_config), n_slots=4, prompt_tokens=12)  # fits once
+    slots = [narrow.add(*one) for one in asked]
+    assert [event.slot for event in narrow.step()] == slots
 
 
 # --- what a sequence says
@@ -292,18 +332,59 @@ def test_wrong_prompts_and_options(tiny_config: ModelConfig, make_model: MakeMod
         make_decoder(model, n_slots=0)
     with pytest.raises(ConfigError, match='precision = "int8": only the compiled decoder has it'):
         make_decoder(model, backend="torch", precision="int8")
+    for backend in ("auto", "torch", "compiled"):
+        for precision, said in (
+            ("fp23", '"fp23": must be one of fp32, bf16, int8 on cpu'),
+            ("tf32", "CUDA"),
+            ("fp16", "CUDA"),
+        ):
+            with pytest.raises(ConfigError, match=said):
+                make_decoder(model, backend=backend, precision=precision)
 
 
 def test_a_step_of_all_slots_leaves_the_others_as_they_are(any_config: ModelConfig, make_model: MakeModel) -> None:
-    """What is captured as a CUDA graph, without the graph: it reads idle slots too, at places of long ago."""
+    """What is captured as a CUDA graph, without the graph: it reads idle slots too, at places of long ago, and is
+    repeated when it is captured.
+    """
     model = make_model(replace(any_config, context_length=32))
     decoder = make_decoder(model, backend="torch", n_slots=3, prompt_tokens=12)
-    decoder._reader = TorchReader(model, n_slots=3, weights="fp32", capture=lambda step: step)
+    decoder._reader = TorchReader(model, n_slots=3, weights="fp32", capture=lambda step: (step(), step(), step)[-1])
     asked = [
         (prompt, with_tokens(n)) for prompt, n in zip(PROMPTS * 2, (12, 3, 20, 5, 9, 7, 2, 30, 16, 4), strict=True)
     ]
     together = run_prompts(decoder, asked)
     assert together == [run_prompts(make_decoder(model, backend="torch"), [one])[0] for one in asked]
+
+
+def test_tf32_is_a_switch_of_cuda_alone() -> None:
+    found = []
+    for precision, device in (("tf32", "cpu"), ("tf32", "cuda"), ("fp32", "mps"), ("bf16", "cuda")):
+        use_products(precision, device)
+        found.append(torch.get_float32_matmul_precision())
+    assert found == ["highest", "high", "high", "highest"]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_tf32_is_what_cuda_multiplies_in(any_config: ModelConfig, make_model: MakeModel) -> None:
+    model = make_model(replace(any_config, d_model=256)).to("cuda")
+    readers = [TorchReader(model, n_slots=1, weights=weights, device="cuda") for weights in ("fp32", "tf32")]
+    exact, rounded, again = (reader.read([0], [PROMPTS[3]], [0]) for reader in (*readers, readers[0]))
+    assert torch.equal(exact, again) and 0 < (exact - rounded).abs().max() < 0.02 * exact.abs().max()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_models_in_two_threads_are_captured_in_turn(any_config: ModelConfig, make_model: MakeModel) -> None:
+    models = [make_model(replace(any_config, context_length=1024), seed=seed).to("cuda") for seed in range(2)]
+    asked = with_tokens(1000)  # captures of 128, 256, 512 and 1,024 positions
+
+    def write(model: GPT) -> list[Generation]:
+        return run_together(make_decoder(model, device="cuda"), PROMPTS, asked)
+
+    alone = [write(model) for model in models]
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(write, models)) == alone
 
 
 @pytest.mark.gpu

@@ -1,15 +1,19 @@
 """`/v1/completions`: what is written is what the model writes, and its numbers are the model's."""
 
+import copy
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
+from device_helpers import ToMps
 from serving_helpers import CONTEXT, Running
 from smalllm.generation.engine import Generation, generate_tokens
 from smalllm.generation.sampling import SamplingConfig
 from smalllm.run import Run
+from smalllm.serving.scoring import next_tokens
 
 GREEDY = {"temperature": 0, "max_tokens": 20, "return_token_ids": True}
 
@@ -217,6 +221,15 @@ def test_a_distribution_is_what_is_drawn_from(options: dict[str, Any], web: Runn
         assert token["logprob"] == pytest.approx(float(logits.log_softmax(-1)[token["id"]]), abs=1e-4)
     short = web.ask("/distribution", {"prompt": "The cat", "top": 5, **options}).json
     assert short["tokens"] == tokens[:5] and short["n_kept"] == found["n_kept"]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.7])
+def test_a_distribution_needs_no_fp64_on_the_device(temperature: float, loaded: Run) -> None:
+    sampling = SamplingConfig(temperature=temperature, top_p=0.9, repetition_penalty=1.1)
+    model = copy.deepcopy(loaded.model)
+    expected = next_tokens(loaded, [65, 66], sampling, 5)
+    model.lm_head = ToMps(model.lm_head)  # type: ignore[assignment]
+    assert next_tokens(replace(loaded, model=model), [65, 66], sampling, 5) == expected
 
 
 @pytest.mark.parametrize("options", [{"temperature": 0}, {"temperature": 1e-320}, {"top_p": 1e-300}, {"top_k": 1}])

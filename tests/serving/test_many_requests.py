@@ -1,5 +1,6 @@
 """Many requests at once: each gets what it would get alone, its turn, and its end; none can hurt another."""
 
+import asyncio
 import json
 import logging
 import socket
@@ -13,9 +14,13 @@ from typing import Any
 import pytest
 
 from serving_helpers import ENDLESS, PATIENCE_S, Running, raw_request, receive_all, running, until
+from smalllm.api.text import open_decoder
+from smalllm.generation.sampling import SamplingConfig
 from smalllm.run import Run
 from smalllm.serving import Limits
+from smalllm.serving.engine import Engine
 from smalllm.serving.models import serve_run
+from smalllm.serving.ticket import Ticket
 
 
 def mixed_requests() -> list[dict[str, Any]]:
@@ -85,6 +90,24 @@ def test_a_request_whose_client_has_gone_is_ended(stream: bool, tiny_run: Path) 
         assert time.monotonic() - start_s < 2
         assert web.complete(prompt="a", max_tokens=2)
         until(lambda: any(" 499 " in line or stream for line in web.lines))
+
+
+def test_samples_of_one_prompt_are_let_in_together_and_others_when_there_is_room(loaded: Run) -> None:
+    decoder = open_decoder(loaded, n_slots=8, prompt_tokens=12)
+    engine = Engine(decoder, prompt_tokens=12, most_waiting=99)
+
+    async def of(*prompts: list[int]) -> Ticket:
+        return Ticket(
+            [(ids, SamplingConfig(max_tokens=999, logit_bias=((256, -100.0),))) for ids in prompts], streams=False
+        )
+
+    engine._turns.append(asyncio.run(of([65] * 10, [65] * 10, [65] * 10, [66, 67], [68], [69])))
+    engine._enter()
+    assert decoder.n_free == 4 and decoder.n_unread() == 12
+    while decoder.step() and not decoder.n_unread():  # until some are full, and half of their context is read again
+        pass
+    engine._enter()
+    assert len(decoder.active) == 4 and len(engine._turns) == 1
 
 
 def test_a_client_who_goes_right_after_a_piece_is_noticed(tiny_run: Path) -> None:

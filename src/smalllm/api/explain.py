@@ -117,6 +117,8 @@ def _cut(run: Run, prompt: str) -> tuple[list[int], list[str]]:
     """The ids of a prompt that the model can see and we can hold, and what was left out."""
     ids = prompt_ids(prompt, run.tokenizer, run.config.data)
     context, limit = run.config.model.context_length, min(run.config.model.context_length, MAX_POSITIONS)
+    if limit < 2:
+        raise ConfigError("model.context_length = 1: the model sees one token, so there is no next one to explain")
     if len(ids) < 2:
         raise ConfigError(f"the prompt {prompt!r} is a single token: there is no next one to explain; give more text")
     if len(ids) <= limit:

@@ -1,13 +1,16 @@
 """lm-evaluation-harness over a run: any of its tasks, by `lm-eval:NAME`."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from smalllm.api.tasks import task_encoder
+from smalllm.api.text import open_decoder
 from smalllm.errors import ConfigError, DataError, SmalllmError
-from smalllm.evaluation.harness import make_language_model
-from smalllm.generation.engine import generate_tokens
+from smalllm.evaluation.harness import Wish, make_language_model
+from smalllm.generation.decoder import MOST_SLOTS
+from smalllm.generation.engine import run_prompts
 from smalllm.generation.sampling import SamplingConfig
 from smalllm.generation.text import prompt_ids
 from smalllm.protocols import Progress
@@ -38,7 +41,7 @@ def run_harness(
         task_encoder(run.tokenizer, run.config),
         device=run.device,
         precision=run.precision,
-        generate=lambda prompt, n_tokens, options: _continue(run, prompt, n_tokens, options),
+        generate=partial(_continue, run),
     )
     found: dict[str, dict[str, Any]] = {}
     for name in tasks:
@@ -115,19 +118,19 @@ def _measures(evaluated: dict[str, Any], name: str) -> dict[str, Any]:
     return {**measures, "tasks": flat} if flat else measures
 
 
-def _continue(run: Run, prompt: str, n_tokens: int, options: dict[str, Any]) -> str:
-    """The continuation that is asked for: greedy unless the task says otherwise, and the prompt cut from the
-    left so that both fit into the context.
+def _continue(run: Run, wishes: Sequence[Wish]) -> list[str]:
+    """What is asked for, all together; the prompts cut from the left so that both fit into the context.
+
+    A task that asks for several samples of a prompt repeats its wish; each wish has a seed of its own.
     """
-    temperature = float(options.get("temperature", 0.0)) if options.get("do_sample") else 0.0
-    context_length = run.config.model.context_length
-    room = context_length - n_tokens if n_tokens < context_length else context_length
-    made = generate_tokens(
-        run.model,
-        prompt_ids(prompt, run.tokenizer, run.config.data)[-room:],
-        SamplingConfig(temperature=temperature, top_p=float(options.get("top_p", 1.0)), max_tokens=n_tokens),
-        eos_id=run.tokenizer.eos_id,
-        device=run.device,
-        precision=run.precision,
-    )[0]
-    return run.tokenizer.decode(made.token_ids)
+    asked = []
+    for number, wish in enumerate(wishes):
+        context_length = run.config.model.context_length
+        room = context_length - wish.n_tokens if wish.n_tokens < context_length else context_length
+        sampling = SamplingConfig(
+            temperature=wish.temperature, top_p=wish.top_p, max_tokens=wish.n_tokens, stop=wish.until, seed=number
+        )
+        ids = prompt_ids(wish.prompt, run.tokenizer, run.config.data)[-room:]
+        asked.append((ids, sampling))
+    decoder = open_decoder(run, n_slots=min(len(asked), MOST_SLOTS))
+    return [run.tokenizer.decode(made.token_ids) for made in run_prompts(decoder, asked)]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 import torch
+from torch import Tensor
 
 from smalllm.checkpoint import TrainState, mark_best, save_checkpoint
 from smalllm.config import RunConfig, TokenizerConfig, TrainConfig
@@ -128,7 +129,7 @@ def import_model(source: str | Path, out: str | Path, *, progress: Progress | No
 
 def _write_hf(directory: Path, run: Run, dtype: str, name: str, progress: Progress) -> Proof:
     import_transformers()  # before any work
-    tokenizer, parameters = run.tokenizer, dict(run.model.named_parameters())
+    tokenizer, parameters = run.tokenizer, _parameters(run)
     assert isinstance(tokenizer, TextTokenizer)
     directory.mkdir()
     write_hf_model(
@@ -162,7 +163,7 @@ def _write_hf(directory: Path, run: Run, dtype: str, name: str, progress: Progre
 
 
 def _write_gguf(path: Path, run: Run, dtype: str, name: str, progress: Progress) -> Proof:
-    parameters, tokenizer = dict(run.model.named_parameters()), run.tokenizer
+    parameters, tokenizer = _parameters(run), run.tokenizer
     assert isinstance(tokenizer, TextTokenizer)
     title = Path(name).stem
     write_gguf(path, run.config.model, parameters, tokenizer, dtype=dtype, name=title, notice=progress.say)
@@ -170,12 +171,17 @@ def _write_gguf(path: Path, run: Run, dtype: str, name: str, progress: Progress)
     return verify_gguf(path, run.config.model, parameters, tokenizer, dtype=dtype, notice=progress.say)
 
 
+def _parameters(run: Run) -> dict[str, Tensor]:
+    """By name, on the CPU, where files are written and compared."""
+    return {name: parameter.detach().cpu() for name, parameter in run.model.named_parameters()}
+
+
 def _check_equal(run: Run, back: HFModel, dtype: str) -> None:
     """The weights and the shape of an export, read back, are the run's, rounded to `dtype`."""
     vocab_size = run.tokenizer.vocab_size
-    for name, parameter in run.model.named_parameters():
+    for name, parameter in _parameters(run).items():
         n_rows = vocab_size if name.startswith(("token_embedding", "lm_head")) else len(parameter)
-        rounded = parameter.detach()[:n_rows].to(TORCH_DTYPES[dtype]).float()
+        rounded = parameter[:n_rows].to(TORCH_DTYPES[dtype]).float()
         if name not in back.parameters or not torch.equal(back.parameters[name][:n_rows], rounded):
             raise InteropError(f"{name} does not come back from the export as it went out. Nothing was kept")
     for field in ("n_layers", "n_heads", "n_kv_heads", "d_model", "d_head", "d_ff", "context_length", "norm_eps"):

@@ -29,6 +29,7 @@ from smalllm.checkpoint import (
 from smalllm.config import RunConfig
 from smalllm.errors import CheckpointError, RunError
 from smalllm.generation.engine import generate_tokens
+from smalllm.generation.readers import weights_of
 from smalllm.generation.sampling import SamplingConfig
 from smalllm.generation.text import prompt_ids
 from smalllm.model.count import flops_per_token
@@ -248,7 +249,7 @@ def _sample(sitting: Sitting, step: int, progress: Progress) -> None:
             SamplingConfig(temperature=0.8, top_p=0.9, max_tokens=_SAMPLE_TOKENS, seed=step),
             eos_id=tokenizer.eos_id,
             device=config.train.device,
-            precision=config.train.precision,
+            precision=weights_of(config.train.precision, config.train.device),
         )[0]
         text = tokenizer.decode(made.token_ids)
         append_jsonl(sitting.run.samples, {"step": step, "prompt": prompt, "text": text})

@@ -24,7 +24,7 @@ from smalllm.model.gpt import GPT
 from smalllm.protocols import Tokenizer
 from smalllm.run import Run
 
-_BLOCK_TOKENS = 1 << 20
+_COUNTED_TOKENS = 1 << 20  # read at once
 _UNIGRAM_TOKENS = 100_000_000
 _BLOCK_WINDOWS, _BLOCK_TOKENS = 16, 8_192  # scored at once; the smaller of both
 
@@ -205,5 +205,5 @@ def _documents(
 def read_blocks(stream: TokenStream) -> Iterator[NDArray]:
     """The first 100 million tokens of a split, in pieces: those whose frequencies are counted."""
     last = min(stream.n_tokens, _UNIGRAM_TOKENS)
-    for start in range(0, last, _BLOCK_TOKENS):
-        yield stream.read(start, min(start + _BLOCK_TOKENS, last))
+    for start in range(0, last, _COUNTED_TOKENS):
+        yield stream.read(start, min(start + _COUNTED_TOKENS, last))

@@ -8,6 +8,7 @@ from typing import Literal
 from smalllm.errors import ConfigError
 from smalllm.generation.decoder import MOST_SLOTS, Decoder, Event
 from smalllm.generation.engine import Generation, run_prompts
+from smalllm.generation.readers import weights_of
 from smalllm.generation.sampling import SamplingConfig, check_sampling, of_sample
 from smalllm.generation.text import prompt_ids
 from smalllm.run import Run, load_run
@@ -144,7 +145,7 @@ def open_decoder(run: Run, *, n_slots: int, precision: DecodePrecision = "auto",
         eos_id=run.tokenizer.eos_id,
         tokenizer=run.tokenizer,
         device=run.device,
-        precision=run.precision if precision == "auto" else precision,
+        precision=weights_of(run.precision, run.device) if precision == "auto" else precision,
         prompt_tokens=prompt_tokens,
     )
 

@@ -1,6 +1,7 @@
 """A smalllm model as a model of lm-evaluation-harness, which then runs any of its tasks on it."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,27 @@ from smalllm.model.gpt import GPT
 MOST_TOKENS = 256
 """Tokens of a continuation where a task does not say, as with the harness's own models."""
 
-Generate = Callable[[str, int, dict[str, Any]], str]
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """A continuation that a task asks for.
+
+    Attributes:
+        prompt: what it follows.
+        n_tokens: at most so many.
+        until: texts that end it, none of them empty.
+        temperature: 0, greedy, unless the task samples.
+        top_p: of sampling.
+    """
+
+    prompt: str
+    n_tokens: int
+    until: tuple[str, ...]
+    temperature: float
+    top_p: float
+
+
+Generate = Callable[[Sequence[Wish]], list[str]]
 
 
 def make_language_model(model: GPT, encoder: Encoder, *, device: str, precision: str, generate: Generate) -> Any:
@@ -22,7 +43,7 @@ def make_language_model(model: GPT, encoder: Encoder, *, device: str, precision:
         encoder: from text to requests.
         device: where the model is.
         precision: of its matrix products.
-        generate: from a prompt, a number of tokens and the task's own options to the text that follows.
+        generate: the text that follows each prompt, at least up to the first of the strings that end it.
 
     Raises:
         ImportError: lm-evaluation-harness is not installed.
@@ -44,7 +65,8 @@ def make_language_model(model: GPT, encoder: Encoder, *, device: str, precision:
 
         def generate_until(self, requests: list[Any]) -> list[str]:
             """What follows each prompt, up to the first of the strings that end it."""
-            return [_generate(generate, *request.args) for request in requests]
+            wishes = [_wish(*request.args) for request in requests]
+            return [cut_at(text, wish.until) for text, wish in zip(generate(wishes), wishes, strict=True)]
 
     return SmalllmModel()
 
@@ -82,15 +104,19 @@ def _neighbours(requests: list[Any]) -> list[tuple[str, list[str]]]:
     return groups
 
 
-def _generate(generate: Generate, prompt: str, options: dict[str, Any]) -> str:
+def _wish(prompt: str, options: dict[str, Any]) -> Wish:
     until = options.get("until") or []
-    n_tokens = int(options.get("max_gen_toks") or MOST_TOKENS)
-    return cut_at(generate(prompt, n_tokens, options), [until] if isinstance(until, str) else until)
+    return Wish(
+        prompt,
+        n_tokens=int(options.get("max_gen_toks") or MOST_TOKENS),
+        until=tuple(end for end in ([until] if isinstance(until, str) else until) if end),
+        temperature=float(options.get("temperature", 0.0)) if options.get("do_sample") else 0.0,
+        top_p=float(options.get("top_p", 1.0)),
+    )
 
 
 def cut_at(text: str, ends: Sequence[str]) -> str:
     """The text before the first of some strings."""
     for end in ends:
-        if end:
-            text = text.split(end)[0]
+        text = text.split(end)[0]
     return text

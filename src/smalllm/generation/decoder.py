@@ -72,17 +72,16 @@ class Decoder:
                     of_slot.pop(event.slot).close()
         decoder.remove(slot)                       # whose user has gone, between two steps
 
-    `add` only checks and takes a slot, and is quick. `step` reads new prompts, at most `prompt_tokens` tokens of them
-    (but at least one prompt), and draws one token for each sequence that has been read; the others wait for the next.
-    Equal prompts that wait together are read once. All calls must come from one thread at a time.
+    `add` only checks and takes a slot, and is quick. `step` reads what has waited longest, at most `prompt_tokens`
+    tokens (but at least one prompt), and draws one token for each sequence that has been read; the others wait for the
+    next. Equal prompts that wait together are read, and counted, once. All calls must come from one thread at a time.
 
     A sequence is decided by its prompt and its `SamplingConfig`, whose seed is its own, not by what else is in the
-    batch: exactly so on a CPU, where each row is computed alike whatever its neighbours; on a GPU up to rounding, which
-    can tip a draw.
+    batch: exactly so with the compiled decoder, which computes each row alike whatever its neighbours; with PyTorch up
+    to rounding, which can tip a draw.
 
     A sequence that outgrows the context keeps its newest tokens: when its slot is full, the newer half of the context
-    is read again and it goes on from there (`past_context="slide"`), or ends ("stop"). `Event.n_dropped` counts what
-    was forgotten.
+    waits to be read again (`past_context="slide"`), or it ends ("stop"). `Event.n_dropped` counts what it forgot.
 
     Args:
         model: on `device`; put into evaluation mode. Weights that change later are not noticed.
@@ -90,7 +89,7 @@ class Decoder:
         eos_id: ends a sequence; also what an empty prompt starts from.
         tokenizer: for texts in events and stop texts.
         device: where the model is: cpu, cuda or mps.
-        precision: of the weights: fp32, bf16, tf32 and fp16 (CUDA), or int8 (compiled decoder only).
+        precision: of the weights: fp32, bf16, int8 (compiled decoder only), tf32 and fp16 (CUDA only).
         backend: compiled: `decode.cpp`, on CPUs with a C++ compiler; torch: PyTorch; auto: the first that works.
         prompt_tokens: see above.
 
@@ -119,6 +118,7 @@ class Decoder:
         )
         self._eos_id, self._tokenizer, self._device, self._prompt_tokens = eos_id, tokenizer, device, prompt_tokens
         self._sequences: dict[int, _Sequence] = {}
+        self._waiting: list[int] = []  # slots that hold nothing yet, or no more; longest first
         self._rows: tuple[list[int], Rows] | None = None
         self._is_seen: Tensor | None = None  # [slots V], where a penalty needs it
         self._counts: Tensor | None = None
@@ -160,8 +160,14 @@ class Decoder:
             generator=torch.Generator().manual_seed(sampling.seed),
             stream=None if self._tokenizer is None else TextStream(self._tokenizer, stop=sampling.stop),
         )
+        self._waiting.append(slot)
         self._rows = None
         return slot
+
+    def n_unread(self, *prompts: Sequence[int]) -> int:
+        """Tokens that wait to be read, were these prompts added; equal ones count once."""
+        further = {tuple(ids[-self.context_length :]) or (self._eos_id,) for ids in prompts}
+        return sum(map(len, further.union(map(self._unread, self._waiting))))
 
     def remove(self, slot: int) -> None:
         """End a sequence before its time; its slot is free at once.
@@ -172,6 +178,7 @@ class Decoder:
         if slot not in self._sequences:
             raise ConfigError(f"slot {slot}: nothing to remove; in use are {list(self.active)}")
         del self._sequences[slot]
+        self._waiting = [waiting for waiting in self._waiting if waiting != slot]
         self._rows = None
 
     @torch.inference_mode()
@@ -184,9 +191,7 @@ class Decoder:
         if self._rows is None or self._rows[0] != slots:
             self._rows = slots, self._options_of(slots)
         rows, sequences = self._rows[1], [self._sequences[slot] for slot in slots]
-        uniforms = [
-            0.0 if s.sampling.temperature == 0 else float(torch.rand((), generator=s.generator)) for s in sequences
-        ]
+        uniforms = [float(torch.rand((), generator=s.generator)) if s.sampling.temperature else 0.0 for s in sequences]
         drawn = draw_rows(
             logits,
             rows,
@@ -206,9 +211,11 @@ class Decoder:
         problems = []
         if not self.n_free:
             problems.append(f"all {self.n_slots} slots are in use; wait for an event with a finish_reason")
-        if not all(0 <= token_id < self.vocab_size for token_id in ids) and ids != [self._eos_id]:
-            wrong = next(i for i in ids if not 0 <= i < self.vocab_size)
-            problems.append(f"prompt: token id {wrong} is not below {self.vocab_size:,}; use the model's own tokenizer")
+        wrong = [token_id for token_id in ids if not 0 <= token_id < self.vocab_size]
+        if wrong and ids != [self._eos_id]:
+            problems.append(
+                f"prompt: token id {wrong[0]} is not below {self.vocab_size:,}; use the model's own tokenizer"
+            )
         if sampling.past_context == "stop" and len(ids) > self.context_length:
             problems.append(
                 f"the prompt has {len(ids):,} tokens and the model sees {self.context_length:,}; shorten it, or let "
@@ -220,45 +227,39 @@ class Decoder:
             raise ConfigError(problems)
 
     def _ready(self) -> list[int]:
-        """Slots to be read now: all that go on, and as many prompts as fit."""
-        ready, n_left, first = [], self._prompt_tokens, True
-        for slot, sequence in sorted(self._sequences.items()):
-            if sequence.n_held == self.context_length:  # full: the newer half is read again
-                sequence.start = len(sequence.ids) - max(1, self.context_length // 2)
-                sequence.n_held = 0
-            n_new = len(sequence.ids) - sequence.start - sequence.n_held
-            if sequence.n_held > 0 or first or n_new <= n_left:
-                ready.append(slot)
-                if sequence.n_held == 0:
-                    n_left, first = n_left - n_new, False
-        return ready
+        """Slots to be read now: all that go on, and of those that wait as many as fit, the first in any case."""
+        chosen: set[tuple[int, ...]] = set()
+        n_left, still = self._prompt_tokens, []
+        for slot in self._waiting:
+            row = self._unread(slot)
+            n_new = 0 if row in chosen else len(row)
+            if chosen and n_new > n_left:
+                still.append(slot)
+            else:
+                chosen.add(row)
+                n_left -= n_new
+        self._waiting = still
+        return sorted(self._sequences.keys() - still)
+
+    def _unread(self, slot: int) -> tuple[int, ...]:
+        """The tokens of a sequence that its slot does not hold."""
+        sequence = self._sequences[slot]
+        return tuple(sequence.ids[sequence.start + sequence.n_held :])
 
     def _read(self, slots: Sequence[int]) -> Tensor:
-        leaders: dict[tuple[int, ...], int] = {}
-        of_row: list[int] = []  # the row of logits of each slot
-        readers: list[int] = []
-        rows: list[list[int]] = []
-        starts: list[int] = []
-        followers: list[tuple[int, int]] = []
-        for slot in slots:
-            sequence = self._sequences[slot]
-            row = sequence.ids[sequence.start + sequence.n_held :]
-            key = tuple(row)
-            if sequence.n_held == 0 and key in leaders:
-                of_row.append(leaders[key])
-                followers.append((readers[leaders[key]], slot))
-            else:
-                if sequence.n_held == 0:
-                    leaders[key] = len(readers)
-                of_row.append(len(readers))
-                readers.append(slot)
-                rows.append(row)
-                starts.append(sequence.n_held)
-            sequence.n_held += len(row)
-        logits = self._reader.read(readers, rows, starts)
-        for source, target in followers:
-            self._reader.copy(source, target)
-        return logits[of_row] if followers else logits
+        rows = {slot: self._unread(slot) for slot in slots}
+        starts = {slot: self._sequences[slot].n_held for slot in slots}
+        keys = [slot if starts[slot] else rows[slot] for slot in slots]
+        of_key: dict[int | tuple[int, ...], int] = {}  # equal prompts: the slot that is read, of which others copy
+        for key, slot in zip(keys, slots, strict=True):
+            of_key.setdefault(key, slot)
+        readers = list(of_key.values())
+        logits = self._reader.read(readers, [rows[slot] for slot in readers], [starts[slot] for slot in readers])
+        for key, slot in zip(keys, slots, strict=True):
+            self._sequences[slot].n_held += len(rows[slot])
+            if of_key[key] != slot:
+                self._reader.copy(of_key[key], slot)
+        return logits if readers == slots else logits[[readers.index(of_key[key]) for key in keys]]
 
     def _options_of(self, slots: Sequence[int]) -> Rows:
         rows = rows_of(
@@ -271,9 +272,8 @@ class Decoder:
             for slot in slots:
                 sequence = self._sequences[slot]
                 ids = torch.tensor(sequence.ids, device=self._device)
-                made = ids[sequence.n_prompt :]
                 self._is_seen[slot, ids] = True
-                self._counts[slot].index_add_(0, made, torch.ones(len(made), device=self._device))
+                self._counts[slot] = ids[sequence.n_prompt :].bincount(minlength=self.vocab_size)
         else:
             self._is_seen = self._counts = None
         return rows
@@ -284,13 +284,17 @@ class Decoder:
         text = "" if stream is None or is_end else stream.add(token_id)
         sequence.ids.append(token_id)
         reason: FinishReason | None = None
+        n_dropped, is_full = sequence.start, sequence.n_held == self.context_length
         if is_end or (stream is not None and stream.is_stopped):
             reason = "stop"
         elif len(sequence.ids) - sequence.n_prompt >= sequence.sampling.max_tokens:
             reason = "length"
-        elif sequence.n_held == self.context_length and sequence.sampling.past_context == "stop":
+        elif is_full and sequence.sampling.past_context == "stop":
             reason = "context"
         if reason is not None:
             text += "" if stream is None else stream.end()
             self.remove(slot)
-        return Event(slot, None if is_end else token_id, text, reason, sequence.start, *report)
+        elif is_full:  # the newer half is read again
+            sequence.start, sequence.n_held = len(sequence.ids) - max(1, self.context_length // 2), 0
+            self._waiting.append(slot)
+        return Event(slot, None if is_end else token_id, text, reason, n_dropped, *report)

@@ -1,6 +1,7 @@
 """The model in the hands of PyTorch: GPUs, and CPUs for which `decode.cpp` cannot be compiled."""
 
 import copy
+import threading
 from collections.abc import Callable, Sequence
 
 import torch
@@ -10,9 +11,11 @@ from torch import Tensor, nn
 from smalllm import runtime
 from smalllm.model.gpt import GPT
 from smalllm.model.kv_cache import KVCache, SlotCache
+from smalllm.run import use_products
 
 _PROMPT_TOKENS = 8192  # padded, that a GPU reads at once
 _LEAST_KEYS = 128
+_ONE_CAPTURE = threading.Lock()  # decoders of several models have a thread each, and the process one capture
 
 Capture = Callable[[Callable[[], Tensor]], Callable[[], Tensor]]
 
@@ -27,8 +30,8 @@ class TorchReader:
         n_slots: sequences that are held at once.
         weights: fp32, tf32, or bf16 or fp16 for a copy of the matrices.
         device: cpu, cuda or mps.
-        capture: makes of a step that always works on the same memory one that is quick to repeat; absent: CUDA graphs
-            on CUDA, else steps of the slots that are in use.
+        capture: makes of a step that always works on the same memory one that is quick to repeat, and may take the step
+            any number of times meanwhile; absent: CUDA graphs on CUDA, else steps of the slots that are in use.
     """
 
     def __init__(
@@ -53,6 +56,7 @@ class TorchReader:
 
     def read(self, slots: Sequence[int], rows: Sequence[Sequence[int]], starts: Sequence[int]) -> Float[Tensor, "B V"]:
         """Add tokens to slots; see `NativeReader.read`. Several tokens only to a slot that holds none."""
+        use_products(self._precision, self._device)  # each time: another decoder may have another precision
         logits = torch.empty(len(slots), self.vocab_size, device=self._device)
         prompts = [i for i, start in enumerate(starts) if start == 0]
         singles = [i for i, start in enumerate(starts) if start > 0]
@@ -103,9 +107,9 @@ class TorchReader:
             return self._decode(ids, positions, slots, n_keys)
         room = max(_LEAST_KEYS, 1 << (n_keys - 1).bit_length())
         room = min(room, self._model.config.context_length)
+        self._ids[slots], self._positions[slots] = ids, positions  # before a capture, whose steps store keys and values
         if room not in self._graphs:
             self._graphs[room] = self._capture(lambda: self._decode(self._ids, self._positions, None, room))
-        self._ids[slots], self._positions[slots] = ids, positions
         return self._graphs[room]()[slots]
 
     def _decode(self, ids: Tensor, positions: Tensor, slots: Tensor | None, n_keys: int) -> Tensor:
@@ -118,15 +122,16 @@ class TorchReader:
 
 def _captured(step: Callable[[], Tensor]) -> Callable[[], Tensor]:
     """A function as a CUDA graph: launched at once, on the memory that it was captured with."""
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(2):
-            step()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        found = step()
+    with _ONE_CAPTURE:
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(2):
+                step()
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # other threads go on meanwhile
+            found = step()
 
     def replay() -> Tensor:
         graph.replay()

@@ -19,7 +19,7 @@ from smalllm.interop.gguf_file import import_gguf, type_of
 from smalllm.interop.gguf_read import read_gguf
 from smalllm.interop.gguf_tokenizer import BYTE, NORMAL, GGUFTokenizer, gguf_tokenizer
 from smalllm.interop.llama_cpp_run import LlamaCppAnswer, ask_llama_cpp
-from smalllm.interop.verify import N_CONTINUED, TEXTS, Proof
+from smalllm.interop.verify import N_CONTINUED, TEXTS, Proof, n_prompt
 from smalllm.model.gpt import GPT
 from smalllm.recipes.resolve import resolve_shape
 from smalllm.tokenizers.text_tokenizer import TextTokenizer
@@ -68,7 +68,7 @@ def verify_gguf(
     run, file = _model(config, parameters, tokenizer), _model(found.config, found.parameters, tokenizer)
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(tokenizer.vocab_size, (min(config.context_length, N_POSITIONS),), generator=generator).tolist()
-    prompt = ids[: min(8, config.context_length // 2)]
+    prompt = ids[: n_prompt(config.context_length)]
     n_continued = min(N_CONTINUED, config.context_length - len(prompt))
     answer = ask_llama_cpp(path, [text for text, _ in cases], ids, len(prompt), n_continued, notice)
     logits, rounded, tolerance = _logits(run, ids), _logits(file, ids), _tolerance(config, dtype)

@@ -151,13 +151,20 @@ def _read_weights(directory: Path) -> dict[str, Tensor]:
     return tensors
 
 
+def conversion(source: str) -> str:
+    """What to do about a checkpoint, on this machine or on the Hub, whose weights are pickled."""
+    return (
+        "If you trust it, convert it once with transformers: "
+        f"AutoModelForCausalLM.from_pretrained({source!r}).save_pretrained('converted')"
+    )
+
+
 def _no_weights(directory: Path) -> str:
     pickled = sorted(p.name for p in directory.iterdir() if p.suffix in (".bin", ".pt", ".pth", ".ckpt", ".pkl"))
     if pickled:
         return (
             f"{directory}: the weights are in {pickled[0]}, a pickle, which smalllm never reads: reading one runs "
-            "the code in it. If you trust it, convert it once with transformers: "
-            f"AutoModelForCausalLM.from_pretrained({str(directory)!r}).save_pretrained('converted')"
+            f"the code in it. {conversion(str(directory))}"
         )
     return f"{directory}: no {WEIGHTS} and no {INDEX}; expected the weights of a Hugging Face checkpoint"
 

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 from smalllm.errors import InteropError
+from smalllm.interop.hf_folder import conversion
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.bpe"]
@@ -19,7 +20,7 @@ def find_folder(source: str) -> Path:
         source: a folder, or a name on the Hub such as openai-community/gpt2.
 
     Raises:
-        InteropError: neither, or the Hub could not give it.
+        InteropError: neither, or the Hub could not give it, or has its weights as pickles only.
     """
     path = Path(os.path.expanduser(source))
     if path.is_dir():
@@ -35,10 +36,16 @@ def find_folder(source: str) -> Path:
     import huggingface_hub
 
     try:
-        return Path(huggingface_hub.snapshot_download(source, allow_patterns=_FILES, ignore_patterns=["*/*"]))
+        folder = Path(huggingface_hub.snapshot_download(source, allow_patterns=_FILES, ignore_patterns=["*/*"]))
     except Exception as error:  # no network, no such repository, a gated one, a full disk: each has a type of its own
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InteropError(
             f"{source}: no such folder here, and the Hugging Face Hub did not give it: {reason} "
             "Check the name and the network, or give the path of a downloaded folder"
         ) from error
+    if not any(folder.glob("*.safetensors")):
+        raise InteropError(
+            f"{source}: the Hugging Face Hub has no safetensors of it. Other weights (pytorch_model.bin) are pickles, "
+            f"which smalllm never reads: reading one runs the code in it. {conversion(source)}"
+        )
+    return folder

@@ -98,6 +98,11 @@ def import_transformers() -> Any:
     return transformers
 
 
+def n_prompt(context_length: int) -> int:
+    """Random tokens that a continuation begins with: at least one, and where it can be, room for more is left."""
+    return max(1, min(8, context_length // 2))
+
+
 def check_logits(ours: Tensor, theirs: Tensor, *, by: str) -> float:
     """The largest difference of two sets of logits.
 
@@ -124,13 +129,15 @@ def _compare_logits(model: GPT, theirs: Any) -> tuple[int, float]:
 
 def _compare_continuations(model: GPT, theirs: Any) -> int:
     """Greedy, from a random prompt; two ids whose logits are equal but for rounding may swap."""
-    n_prompt = min(8, model.config.context_length // 2)
-    n_continued = min(N_CONTINUED, model.config.context_length - n_prompt)
-    token_ids = torch.randint(model.vocab_size, (1, n_prompt), generator=torch.Generator().manual_seed(1))
+    n_given = n_prompt(model.config.context_length)
+    n_continued = min(N_CONTINUED, model.config.context_length - n_given)
+    if not n_continued:
+        return 0
+    token_ids = torch.randint(model.vocab_size, (1, n_given), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         made = theirs.generate(
             token_ids, attention_mask=torch.ones_like(token_ids), max_new_tokens=n_continued, do_sample=False
-        )[0, n_prompt:]
+        )[0, n_given:]
         for token_id in made.tolist():
             logits = model(token_ids)[0, -1]
             best, tolerance = int(logits.argmax()), LOGIT_TOLERANCE * max(1.0, float(logits.abs().max()))

@@ -167,8 +167,7 @@ class Engine:
                     return
                 ticket = self._turns.popleft()
                 index, ids, sampling = ticket.waiting[0]
-                n_unread = sum(self._unread.values())
-                if n_unread and n_unread + len(ids) > self._prompt_tokens:
+                if self._decoder.n_unread() and self._decoder.n_unread(ids) > self._prompt_tokens:
                     self._turns.appendleft(ticket)
                     return
                 ticket.waiting.popleft()

@@ -10,6 +10,7 @@ from smalllm.api.text import DecodePrecision, open_decoder
 from smalllm.config import ModelConfig
 from smalllm.errors import ConfigError
 from smalllm.generation.decoder import MOST_SLOTS
+from smalllm.generation.readers import weights_of
 from smalllm.model.count import count_parameters
 from smalllm.run import Run, load_run
 from smalllm.rundir import read_jsonl
@@ -111,7 +112,7 @@ def serve_run(
         name=name,
         run=run,
         engine=Engine(decoder, prompt_tokens=_PROMPT_TOKENS, most_waiting=most_waiting),
-        precision=run.precision if precision == "auto" else precision,
+        precision=weights_of(run.precision, run.device) if precision == "auto" else precision,
         created=int(run.checkpoint.stat().st_mtime),
         bits_per_byte=measured[-1].get("bits_per_byte") if measured else None,
     )

@@ -54,8 +54,8 @@ def next_tokens(run: Run, ids: Sequence[int], sampling: SamplingConfig, top: int
     """
     with runtime.autocast(run.device, run.precision):
         hidden = run.model.hidden(torch.tensor([list(ids)], device=run.device))[:, -1]
-        logits = run.model.lm_head(hidden)[:, : run.model.vocab_size].float()  # [1 V]
-    logprobs = logits.cpu().double().log_softmax(-1)[0]
+        logits = run.model.lm_head(hidden)[:, : run.model.vocab_size].float().cpu()  # [1 V]; mps has no FP64
+    logprobs = logits.double().log_softmax(-1)[0]
     probabilities = _drawn_from(logits, ids, sampling)
     order = sorted(
         set(logprobs.topk(min(top, len(logprobs))).indices.tolist())
@@ -81,8 +81,8 @@ def _drawn_from(logits: Float[Tensor, "1 V"], ids: Sequence[int], sampling: Samp
     is_seen[0, list(ids)] = True
     adjusted = adjust_rows(logits, rows, is_seen=is_seen, counts=torch.zeros_like(logits))
     if rows.all_greedy:
-        return torch.nn.functional.one_hot(adjusted[0].argmax(), logits.shape[-1]).cpu().double()
-    return filter_rows(adjusted, rows).cpu().double().softmax(-1)[0]
+        return torch.nn.functional.one_hot(adjusted[0].argmax(), logits.shape[-1]).double()
+    return filter_rows(adjusted, rows).double().softmax(-1)[0]
 
 
 def _entropy(probabilities: Float[Tensor, " V"]) -> float:
