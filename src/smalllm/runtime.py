@@ -9,6 +9,7 @@ import functools
 import os
 import platform
 import resource
+import secrets
 import shutil
 import sys
 import sysconfig
@@ -128,7 +129,7 @@ def missing_compiler(device: str) -> str | None:
 
 def broken_compiler(device: str) -> str:
     """In words why `torch.compile` fails here on a function of one line; empty where it works. Takes some seconds."""
-    new = time.time_ns() % 2**40  # what a function with it compiles to lies in no cache
+    new = secrets.randbits(40)  # what a function with it compiles to lies in no cache
 
     def scaled_sum(x: Tensor) -> Tensor:
         return (x * new).sum()

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from run_helpers import options_of, prepared_config, tiny_config, tree
-from smalllm.api import find_lr, sitting, train
+from smalllm.api import building, find_lr, train
 from smalllm.cli import main
 from smalllm.errors import ConfigError, DataError
 from smalllm.protocols import Silent
@@ -113,7 +113,7 @@ def test_micro_batches_shrink_as_in_training(tmp_path: Path, monkeypatch: pytest
         def say(self, text: str) -> None:
             said.append(text)
 
-    monkeypatch.setattr(sitting, "make_loss_function", limited)
+    monkeypatch.setattr(building, "make_loss_function", limited)
     found = find_lr(config, out=tmp_path / "out", steps=20, progress=Told())
     assert any("memory did not hold 4 sequences at a time" in text for text in said)
     assert found["losses"] == pytest.approx(whole["losses"], rel=1e-5)
