@@ -220,7 +220,7 @@ def runs(folder: Path) -> dict[str, Any]:
         out = folder / plan["out"]
         if plan["signal"] and is_other_rank():
             signal_at(plan["signal"], out / "metrics.jsonl")
-        building.make_loss_function = limited(plan["most_rows"]) if plan["most_rows"] else make_loss_function
+        building.make_loss_function = limited(rows) if (rows := plan.get("most_rows")) else make_loss_function
         break_compiler(plan.get("broken", ""))
         try:
             result = train(
