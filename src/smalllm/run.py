@@ -3,8 +3,6 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from smalllm import runtime
 from smalllm.checkpoint import TrainState, copy_parameters, find_checkpoint, load_checkpoint
 from smalllm.config import DeviceChoice, Precision, RunConfig
@@ -70,7 +68,7 @@ def load_run(path: str | Path, *, device: DeviceChoice = "auto", precision: Prec
     if precision == "auto" and device == config.train.device:
         precision = config.train.precision
     precision = runtime.pick_precision(precision, device)
-    use_products(precision, device)
+    runtime.use_products(precision, device)
     return Run(
         dir=run,
         checkpoint=checkpoint,
@@ -81,12 +79,6 @@ def load_run(path: str | Path, *, device: DeviceChoice = "auto", precision: Prec
         device=device,
         precision=precision,
     )
-
-
-def use_products(precision: str, device: str) -> None:
-    """Have CUDA multiply FP32 matrices as this precision says; it is a switch of the process. Others have FP32 only."""
-    if device == "cuda":
-        torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
 
 
 def check_tokenizer(tokenizer: Tokenizer, expected: object, *, where: str) -> None:

@@ -164,6 +164,12 @@ def configure(*, threads: int, precision: str) -> None:
             libc.mallopt(m_trim_threshold, (1 << 31) - 1)
 
 
+def use_products(precision: str, device: str) -> None:
+    """Have CUDA multiply FP32 matrices as this precision says; it is a switch of the process. Others have FP32 only."""
+    if device == "cuda":
+        torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+
+
 def product_dtype(precision: str) -> torch.dtype:
     """The type of the numbers that matrix products take and give."""
     return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.float32)

@@ -209,7 +209,7 @@ def without_key() -> None:
         (lambda: flip("data/train-00000.bin"), ["train-00000.bin: the file was altered", "prepare the data again"]),
         (lambda: flip("data/val-00000.bin"), ["val-00000.bin: the file was altered"]),
         (lambda: Path("data/val-00000.bin").unlink(), ["val-00000.bin: the file is missing"]),
-        (lambda: write("data/manifest.json", b"{"), ["manifest.json"]),
+        (lambda: write("data/manifest.json", b"{"), ["manifest.json: damaged (", "Prepare the data again"]),
         (lambda: write("data/manifest.json", b"\xff"), ["manifest.json: not UTF-8"]),
         (lambda: write("data/manifest.json", b"[]"), ["manifest.json", "no manifest of smalllm"]),
         (without_key, ["key dtype is missing"]),

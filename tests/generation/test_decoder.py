@@ -18,6 +18,7 @@ from generation_helpers import (
     run_together,
     with_tokens,
 )
+from smalllm import runtime
 from smalllm.config import ModelConfig
 from smalllm.errors import ConfigError
 from smalllm.generation.engine import Generation, run_prompts
@@ -26,7 +27,6 @@ from smalllm.generation.readers import Backend
 from smalllm.generation.sampling import SamplingConfig
 from smalllm.generation.torch_reader import TorchReader
 from smalllm.model.gpt import GPT
-from smalllm.run import use_products
 
 MakeModel = Callable[..., GPT]
 SAMPLED = SamplingConfig(max_tokens=12, seed=3)
@@ -359,7 +359,7 @@ def test_a_step_of_all_slots_leaves_the_others_as_they_are(any_config: ModelConf
 def test_tf32_is_a_switch_of_cuda_alone() -> None:
     found = []
     for precision, device in (("tf32", "cpu"), ("tf32", "cuda"), ("fp32", "mps"), ("bf16", "cuda")):
-        use_products(precision, device)
+        runtime.use_products(precision, device)
         found.append(torch.get_float32_matmul_precision())
     assert found == ["highest", "high", "high", "highest"]
 

@@ -147,6 +147,8 @@ def read_manifest(directory: Path) -> Manifest:
         raise DataError(f"{path}: not UTF-8 text, so not a manifest. Prepare the data again.") from None
     try:
         return _manifest(json.loads(text))
+    except json.JSONDecodeError as problem:
+        raise DataError(f"{path}: damaged ({problem}). Prepare the data again.") from None
     except ValueError as problem:
         raise DataError(f"{path}: {problem}") from None
 

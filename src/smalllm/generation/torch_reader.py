@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from smalllm import runtime
 from smalllm.model.gpt import GPT
 from smalllm.model.kv_cache import KVCache, SlotCache
-from smalllm.run import use_products
 
 _PROMPT_TOKENS = 8192  # padded, that a GPU reads at once
 _LEAST_KEYS = 128
@@ -56,7 +55,7 @@ class TorchReader:
 
     def read(self, slots: Sequence[int], rows: Sequence[Sequence[int]], starts: Sequence[int]) -> Float[Tensor, "B V"]:
         """Add tokens to slots; see `NativeReader.read`. Several tokens only to a slot that holds none."""
-        use_products(self._precision, self._device)  # each time: another decoder may have another precision
+        runtime.use_products(self._precision, self._device)  # each time: another decoder may have another precision
         logits = torch.empty(len(slots), self.vocab_size, device=self._device)
         prompts = [i for i, start in enumerate(starts) if start == 0]
         singles = [i for i, start in enumerate(starts) if start > 0]
